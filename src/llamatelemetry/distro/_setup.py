@@ -149,7 +149,6 @@ class Setup:
         _server_exit.apply()
         self.gpus.start(self.service_name)
         warn_of_missing_names(self._created)
-        self.monitor.limit_exit(_FAILING_EXIT_LIMIT_S, _EXIT_LIMIT_S)
         # The handler registered last runs first: calls end before the SDK's own handlers run.
         atexit.unregister(_end_pending_calls)
         atexit.register(_end_pending_calls)
@@ -174,7 +173,6 @@ class Setup:
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
         self.monitor.reset_after_fork()
-        self.monitor.limit_exit(_FAILING_EXIT_LIMIT_S, _EXIT_LIMIT_S)
         for each in self._dropped:
             each.reset_after_fork()
         for name, provider in self._created.items():
@@ -229,7 +227,6 @@ class Setup:
         for each in self._dropped:
             each.report()
         stopped = run_side_by_side(steps, deadline)
-        self.monitor.close()
         self.monitor.report_losses()
         return stopped
 

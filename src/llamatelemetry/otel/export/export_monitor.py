@@ -2,7 +2,7 @@
 
 `force_flush` of the SDK's batch processors returns `True` even if the collector rejected
 everything. `flush()` promises more, so it monitors the exporters of the providers that the
-distro creates.
+distro creates. When the process ends, exporters that cannot reach their collector give up early.
 """
 
 from __future__ import annotations
@@ -10,29 +10,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import threading
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from llamatelemetry.otel._sdk_private import exporters_of, http_session_of
 from llamatelemetry.otel.export.encoding_repair import with_repair
+from llamatelemetry.otel.export.exit_limits import ExitLimits
 from llamatelemetry.otel.export.http_sessions import follow_forks
 
 _logger = logging.getLogger("llamatelemetry.otel")
-_POLL_S: Final = 0.1
-# An export over gRPC gets at least this long, even after another one has used up the time.
-_SHORTEST_EXPORT_S: Final = 0.3
+# OTLP/HTTP: https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes
+_RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+_ITEMS: Final = {"traces": "spans", "logs": "log records", "metrics": "exports of metrics"}
 
 
 class ExportMonitor:
     """Remembers failed exports, and shuts exporters down early if nothing can be sent."""
 
     def __init__(self) -> None:
+        self._limits = ExitLimits()
         self._exporters: list[_MonitoredExporter] = []
         self._failures: list[None] = []  # appending and popping are atomic
         self._lost: dict[str, int] = {}
-        self._ending = threading.Event()
 
     @property
     def is_failing(self) -> bool:
@@ -50,13 +49,13 @@ class ExportMonitor:
             signal: "traces", "metrics" or "logs".
         """
         for exporter in exporters_of(provider):
-            self._exporters.append(_MonitoredExporter(exporter, signal, self._on_failure))
+            each = _MonitoredExporter(exporter, signal, self._limits, self._on_failure)
+            self._exporters.append(each)
 
     def reset_after_fork(self) -> None:
         """Forget the parent's failures, in a forked child."""
         self._failures = []
         self._lost = {}
-        self._ending = threading.Event()
 
     def take_failure(self) -> bool:
         """Return whether an export has failed since the last call."""
@@ -72,31 +71,9 @@ class ExportMonitor:
         for each in self._exporters:
             each.exporter.shutdown()
 
-    def limit_exit(self, failing_limit_s: float, limit_s: float) -> None:
-        """Start the thread that ends the exporters' retries once the process ends.
-
-        A thread cannot be started any more when the process ends, so it waits from now on.
-
-        Args:
-            failing_limit_s: Seconds for an exporter that cannot reach its receiver.
-            limit_s: Seconds for every exporter.
-        """
-        limits = (self._ending, failing_limit_s, limit_s)
-        thread = threading.Thread(
-            target=self._end_exporters, args=limits, name="llamatelemetry-exit", daemon=True
-        )
-        # Without the thread, exporters retry until their own timeout.
-        with contextlib.suppress(RuntimeError):
-            thread.start()
-
     def begin_exit(self) -> None:
-        """Start the time limits, because the process ends."""
-        self._ending.set()
-
-    def close(self) -> None:
-        """End the thread; the exporters are shut down."""
-        self._exporters.clear()
-        self._ending.set()
+        """Start the time limits of the exporters, because the process ends."""
+        self._limits.begin(self._exporters)
 
     def report_losses(self) -> None:
         """Log in one line what the receivers have not accepted, if anything."""
@@ -112,42 +89,32 @@ class ExportMonitor:
         self._failures.append(None)
         self._lost[signal] = self._lost.get(signal, 0) + count
 
-    def _end_exporters(
-        self, ending: threading.Event, failing_limit_s: float, limit_s: float
-    ) -> None:
-        ending.wait()
-        began = time.monotonic()
-        left = list(self._exporters)
-        while left and (passed_s := time.monotonic() - began) < limit_s:
-            if passed_s >= failing_limit_s:
-                for each in [each for each in left if each.is_failing]:
-                    left.remove(each)
-                    each.exporter.shutdown()
-            time.sleep(_POLL_S)
-        for each in left:
-            each.exporter.shutdown()
-
-
-_ITEMS: Final = {"traces": "spans", "logs": "log records", "metrics": "exports of metrics"}
-
 
 class _MonitoredExporter:
     """An exporter with wrappers that note whether its receiver accepts what is sent.
 
     Attributes:
         succeeded: Whether the last export succeeded; `None` before the first one ends.
+        is_retrying: Whether an export is running, and its last HTTP request failed.
+        is_observable: Whether requests are seen. Those of an exporter over gRPC are not.
     """
 
-    def __init__(self, exporter: Any, signal: str, on_failure: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        exporter: Any,
+        signal: str,
+        limits: ExitLimits,
+        on_failure: Callable[[str, int], None],
+    ) -> None:
         self.exporter = exporter
         self.succeeded: bool | None = None
+        self.is_retrying = False
         self._signal = signal
+        self._limits = limits
         self._on_failure = on_failure
-        self._attempt_failed = False
-        self._running_since: float | None = None
         # Those that a declarative file or a credential provider created are among them.
         session = http_session_of(exporter)
-        self._has_session = session is not None
+        self.is_observable = session is not None
         if session is not None:
             follow_forks(session)
             session.request = self._noting_attempts(session.request)
@@ -156,29 +123,18 @@ class _MonitoredExporter:
         # log a warning about a second one.
         exporter.shutdown = _once(exporter.shutdown)
 
-    @property
-    def is_failing(self) -> bool:
-        """Whether the receiver seems out of reach.
-
-        The attempts of an exporter over gRPC cannot be observed. It seems out of reach if no export
-        has succeeded yet, and one is running.
-        """
-        if self._has_session:
-            return self._attempt_failed
-        since = self._running_since
-        is_running = since is not None and time.monotonic() - since >= _SHORTEST_EXPORT_S
-        return is_running and not self.succeeded
-
     def _noting_attempts(self, request: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(request)
         def noting(*args: Any, **kwargs: Any) -> Any:
+            failed = True
             try:
-                response = request(*args, **kwargs)
-            except BaseException:
-                self._attempt_failed = True
-                raise
-            self._attempt_failed = not response.ok
-            return response
+                response = request(*args, **self._limits.limited(kwargs))
+                failed = response.status_code in _RETRIED_STATUSES
+                return response
+            finally:
+                self.is_retrying = failed
+                if failed:
+                    self._limits.give_up(self.exporter)
 
         return noting
 
@@ -186,7 +142,6 @@ class _MonitoredExporter:
         @functools.wraps(export)
         def noting(*args: Any, **kwargs: Any) -> Any:
             succeeded = False
-            self._running_since = time.monotonic()
             try:
                 result = export(*args, **kwargs)
                 # Each signal has an enum of its own, with this member name in common. An exporter
@@ -194,7 +149,7 @@ class _MonitoredExporter:
                 succeeded = getattr(result, "name", "SUCCESS") == "SUCCESS"
                 return result
             finally:
-                self._running_since = None
+                self.is_retrying = False
                 self.succeeded = succeeded
                 if not succeeded:
                     self._on_failure(self._signal, _count(args))
