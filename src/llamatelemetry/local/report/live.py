@@ -75,7 +75,6 @@ class _LiveDatabase:
         self._spans: list[SpanRecord] = []
         self._points: list[MetricPoint] = []
         self._summarized_up_to = (0, 0)
-        self._rows: list[list[Any]] = []
 
     def close(self) -> None:
         with self._lock:
@@ -105,14 +104,10 @@ class _LiveDatabase:
 
     def _summary(self) -> list[list[Any]]:
         spans, points = self._summarized_up_to
-        latest = (self._reader.last_row("spans"), self._reader.last_row("points"))
-        if latest != self._summarized_up_to:
-            # A row that arrives now is read again next time, which does not change the rows.
-            self._spans += self._reader.spans(after=spans)
-            self._points += self._reader.points(after=points)
-            self._summarized_up_to = latest
-            self._rows = summary_rows(summarize(self._spans, self._points))
-        return self._rows
+        self._spans += self._reader.spans(after=spans)
+        self._points += self._reader.points(after=points)
+        self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
+        return summary_rows(summarize(self._spans, self._points))
 
 
 def _changed(calls: Iterable[JoinedCall], new: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
