@@ -85,12 +85,7 @@ def columns(
         calls: The calls, if `spans` has only some of their spans.
     """
     found = join_calls(spans) if calls is None else calls
-    shown = {(span.trace_id, span.span_id) for span in spans}
-    recorded = {
-        at: recorded_call(call)
-        for call in found
-        if (at := (call.span.trace_id, call.span.span_id)) in shown
-    }
+    recorded = {(call.span.trace_id, call.span.span_id): recorded_call(call) for call in found}
     values = _DistinctValues()
     content = _content_by_span(logs)
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
