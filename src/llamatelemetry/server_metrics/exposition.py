@@ -106,7 +106,8 @@ def read_figures(engine: Engine, text: str) -> dict[Group, Values]:
         for reading in required:
             if reading.requires not in seen[group]:
                 found.pop(reading.figure, None)
-    return {group: _known(found) for group, found in sums.items()}
+    groups = {group: _known(found) for group, found in sums.items()}
+    return {group: values for group, values in groups.items() if values.counters or values.gauges}
 
 
 def _readings(
