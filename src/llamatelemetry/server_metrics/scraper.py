@@ -9,7 +9,7 @@ import os
 import threading
 from collections import defaultdict
 from contextlib import ExitStack
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("llamatelemetry.server_metrics")
 
 _INTERVAL_S: Final = 1.0
+# Servers with many engines have metrics of several megabytes, whose parsing takes the interpreter's
+# lock. Such servers are scraped less often.
+_MAX_CPU_SHARE: Final = 0.02
+_LONGEST_INTERVAL_S: Final = 10.0
 # The longest pause between attempts while a server cannot be scraped.
 _MAX_INTERVAL_S: Final = 3.0
 # Older samples are not reported.
@@ -213,8 +217,10 @@ class Poller:
                 return
             if self._totals is None:
                 self._totals = self._load_totals()
+            started = thread_time()
             scrape = self._reader.scrape()
-            self._pause_s = _INTERVAL_S
+            cpu_s = thread_time() - started
+            self._pause_s = min(max(_INTERVAL_S, cpu_s / _MAX_CPU_SHARE), _LONGEST_INTERVAL_S)
             self._log_problem(None)
             self._update(scrape, self._totals)
         except ScrapeError as error:
