@@ -181,7 +181,8 @@ def test_outage_leaves_only_up(scrape, recorder, reported):
     scrape(server)
     wait_for(lambda: reported.value("up") == 1)
     server.status = 503
-    wait_for(lambda: reported.value("up") == 0)
+    wait_for(lambda: not reported.values("generated_tokens"))
+    assert reported.value("up") == 0
     assert set(recorder.metrics()) == {f"{PREFIX}up"}
     (point,) = recorder.points(f"{PREFIX}up")
     assert point.attributes["gen_ai.provider.name"] == "vllm"
@@ -270,7 +271,7 @@ HOSTILE = {
     "many series": "".join(
         f'vllm:generation_tokens_total{{engine="{n}",model_name="{n}"}} NaN\n' for n in range(9000)
     ),
-    "huge": "#" * (9 << 20),
+    "huge": vllm((900, 9)) + "#" * (9 << 20),
 }
 
 

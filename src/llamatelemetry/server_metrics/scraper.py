@@ -274,7 +274,7 @@ class Poller:
         return ModelSample(self.attributes, model, counters, gauges, slots, figures)
 
     def _scrape_failed(self, reason: str, *, needs_action: bool) -> None:
-        self._samples, self._is_up = (), False
+        self._is_up, self._samples = False, ()
         self._pause_s = min(self._pause_s * 2, _MAX_INTERVAL_S)
         self._log_problem(reason, needs_action=needs_action)
 
