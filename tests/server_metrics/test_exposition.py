@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry.server_metrics.engines import ENGINES
-from llamatelemetry.server_metrics.exposition import Group, Values, find_engine, read_figures
+from llamatelemetry.server_metrics.exposition import Values, find_engine, read_figures
 from llamatelemetry.server_metrics.vocabulary import DURATIONS, FIGURES
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +27,17 @@ def text_of(engine: str) -> str:
     return (TEXTS / f"{engine}.txt").read_text()
 
 
-def read(text: str) -> dict[Group, Values]:
+def read(text: str) -> dict[tuple[str | None, str], Values]:
     engine = find_engine(text)
     assert engine is not None
-    return read_figures(engine, text)
+    figures = read_figures(engine, text)
+    assert {group.provider for group in figures} <= {engine.provider}
+    return {(group.model, group.replica): values for group, values in figures.items()}
+
+
+def model(name: str | None, replica: str = "") -> tuple[str | None, str]:
+    """Return the key of the values of one model and replica."""
+    return name, replica
 
 
 def duration(name: str, total: float, count: float, **buckets: float) -> dict[str, float]:
@@ -40,7 +47,7 @@ def duration(name: str, total: float, count: float, **buckets: float) -> dict[st
 
 
 LLAMA_CPP = {
-    Group(None): Values(
+    model(None): Values(
         {
             "prompt_tokens": 1666,
             "cached_tokens": 1280,
@@ -56,7 +63,7 @@ LLAMA_CPP = {
     )
 }
 VLLM_DRAFTING = {
-    Group("tiny", "0"): Values(
+    model("tiny", "0"): Values(
         {
             "generated_tokens": 360,
             "drafts": 97,
@@ -69,7 +76,7 @@ VLLM_DRAFTING = {
 }
 _SGLANG = "meta-llama/Llama-3.1-8B-Instruct"
 SGLANG = {
-    Group(_SGLANG): Values(
+    model(_SGLANG): Values(
         {
             "requests_finished": 12,
             "prompt_tokens": 1500,
@@ -81,7 +88,7 @@ SGLANG = {
             **duration("request_time", 12.5, 12, le0_4=1),
         }
     ),
-    Group(_SGLANG, "0"): Values(
+    model(_SGLANG, "0"): Values(
         {
             "preemptions": 4,
             **duration("queue_time", 1.5, 9, le0_0=0, le0_1=6),
@@ -89,13 +96,13 @@ SGLANG = {
         },
         {"requests_running": 3, "requests_waiting": 2, "kv_cache_usage": 0.28},
     ),
-    Group(_SGLANG, "1"): Values(
+    model(_SGLANG, "1"): Values(
         duration("queue_time", 0.25, 3, le0_0=0, le0_1=2),
         {"requests_running": 5, "requests_waiting": 4, "kv_cache_usage": 0.5},
     ),
 }
 TENSORRT_LLM = {
-    Group("llama-3"): Values(
+    model("llama-3"): Values(
         {
             "requests_finished=stop": 7,
             "requests_finished=length": 2,
@@ -122,7 +129,7 @@ _LMDEPLOY_DURATIONS = {
     "request_time": 2.0,
 }
 LMDEPLOY = {
-    Group("internlm3-8b", "0"): Values(
+    model("internlm3-8b", "0"): Values(
         {
             "requests_finished=stop": 3,
             "prompt_tokens": 100,
@@ -140,7 +147,7 @@ LMDEPLOY = {
         },
         {"requests_running": 1, "requests_waiting": 0, "kv_cache_usage": 0.125},
     ),
-    Group("internlm3-8b", "1"): Values(
+    model("internlm3-8b", "1"): Values(
         {
             "requests_finished=stop": 4,
             "requests_finished=length": 1,
@@ -158,7 +165,7 @@ LMDEPLOY = {
     ),
 }
 TGI = {
-    Group(None): Values(
+    model(None): Values(
         {
             "requests_finished": 11,
             "prompt_tokens": 1540,
@@ -171,7 +178,7 @@ TGI = {
     )
 }
 TRITON = {
-    Group("ensemble"): Values(
+    model("ensemble"): Values(
         {
             "requests_finished": 8,
             "queue_time": pytest.approx(0.000125),
@@ -180,7 +187,7 @@ TRITON = {
             "request_time.count": 8,
         }
     ),
-    Group("tensorrt_llm"): Values(
+    model("tensorrt_llm"): Values(
         {
             "requests_finished": 8,
             "queue_time": pytest.approx(0.5),
@@ -194,7 +201,7 @@ TRITON = {
     ),
 }
 DYNAMO = {
-    Group("qwen/qwen3-0.6b"): Values(
+    model("qwen/qwen3-0.6b"): Values(
         {
             "requests_finished": 23,
             "prompt_tokens": 5060,
@@ -208,7 +215,7 @@ DYNAMO = {
     )
 }
 NIM = {
-    Group("meta/llama-3.1-8b-instruct"): Values(
+    model("meta/llama-3.1-8b-instruct"): Values(
         {
             "prompt_tokens": 220,
             "generated_tokens": 96,
@@ -234,12 +241,11 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_engine_is_recognized_and_all_its_figures_are_read(name: str) -> None:
-    text = text_of(name)
-    engine = find_engine(text)
+    engine = find_engine(text_of(name))
     provider, figures = EXPECTED[name]
     assert engine is not None
     assert engine.provider == provider
-    assert read_figures(engine, text) == figures
+    assert read(text_of(name)) == figures
 
 
 def test_every_engine_has_a_text() -> None:
@@ -310,7 +316,7 @@ def test_every_engine_has_a_text() -> None:
 )
 def test_figures_of_real_vllm_equal_its_metrics(name: str, counters: dict[str, float]) -> None:
     ((group, values),) = read(text_of(name)).items()
-    assert group == Group("tiny", "0")
+    assert group == model("tiny", "0")
     buckets = {key: value for key, value in values.counters.items() if ".bucket" in key}
     assert {k: v for k, v in values.counters.items() if k not in buckets} == counters
     for each in DURATIONS:
@@ -348,12 +354,23 @@ def test_docs_list_the_metrics_of_every_engine() -> None:
         text_of("nim").replace("num_request_max", "num_request_limit"),
         # A router in front of vLLM uses its prefix for metrics of its own.
         'vllm:num_requests_running{server="http://a"} 1\nvllm:current_qps{server="http://a"} 2\n',
-        "# TYPE vllm:generation_tokens_total counter\n",
+        "# HELP vllm:generation_tokens_total Help text.\n",
     ],
-    ids=["empty", "HTML", "JSON", "NIM without its proof", "router of vLLM", "no samples"],
+    ids=["empty", "HTML", "JSON", "NIM without its proof", "router of vLLM", "help text"],
 )
 def test_other_texts_are_not_taken_for_an_engine(text: str) -> None:
     assert find_engine(text) is None
+
+
+@pytest.mark.parametrize("name", ["sglang", "tensorrt_llm"])
+def test_engine_without_requests_is_recognized_by_its_declarations(name: str) -> None:
+    # These engines have no series before their first request.
+    lines = text_of(name).split("\n")
+    text = "".join(f"{line}\n" for line in lines if line.startswith("#"))
+    engine = find_engine(text)
+    assert engine is not None
+    assert engine.provider == name
+    assert read(text) == {}
 
 
 def test_names_of_nim_are_not_taken_for_vllm() -> None:

@@ -245,25 +245,25 @@ class Poller:
             self._baseline = baseline if self._is_delta else {}
         self._provider, self._is_up = scrape.engine.provider, True
         # A removed model keeps its totals, because the sum over all models must not decrease.
-        models = dict.fromkeys(group.model for group in totals)
+        models = dict.fromkeys(group._replace(replica="") for group in totals)
         self._samples = tuple(self._sample_of(model, totals, fresh) for model in models)
         self._scraped_at = monotonic()
         self._save(totals)
 
     def _sample_of(
         self,
-        model: str | None,
+        model: Group,
         totals: Mapping[Group, ModelTotals],
         fresh: Mapping[Group, ModelScrape],
     ) -> ModelSample:
         """Return the sample of one model over all its replicas."""
+        replicas = [group for group in totals if group._replace(replica="") == model]
         counters: dict[str, float] = defaultdict(float)
-        for group, each in totals.items():
-            if group.model == model:
-                baseline = (self._baseline or {}).get(group, {})
-                for name, value in each.totals().items():
-                    counters[name] += value - baseline.get(name, 0.0)
-        scrapes = [fresh[group] for group in totals if group.model == model and group in fresh]
+        for group in replicas:
+            baseline = (self._baseline or {}).get(group, {})
+            for name, value in totals[group].totals().items():
+                counters[name] += value - baseline.get(name, 0.0)
+        scrapes = [fresh[group] for group in replicas if group in fresh]
         gauges = _merge_gauges(scrapes)
         figures: dict[str, list[tuple[float, str]]] = defaultdict(list)
         for key, value in (counters | gauges).items():
@@ -271,7 +271,8 @@ class Poller:
             if figure in _FIGURES:
                 figures[figure].append((value, detail))
         slots = scrapes[0].slots if scrapes else None
-        return ModelSample(self.attributes, model, counters, gauges, slots, figures)
+        attributes = {**self._target.attributes, names.GEN_AI_PROVIDER_NAME: model.provider}
+        return ModelSample(attributes, model.model, counters, gauges, slots, figures)
 
     def _scrape_failed(self, reason: str, *, needs_action: bool) -> None:
         self._is_up, self._samples = False, ()
