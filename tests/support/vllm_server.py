@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 HOME = Path(__file__).parents[2] / "build" / "engines" / "vllm"
@@ -47,7 +47,10 @@ class VllmServer:
 
 @contextmanager
 def vllm_server(
-    *flags: str, traces_url: str | None = None, traces_protocol: str = "http/protobuf"
+    *flags: str,
+    traces_url: str | None = None,
+    traces_protocol: str = "http/protobuf",
+    port: int | None = None,
 ) -> Iterator[VllmServer]:
     """Run a server.
 
@@ -55,10 +58,10 @@ def vllm_server(
         flags: Further flags of `vllm serve`.
         traces_url: URL that it sends its own spans to.
         traces_protocol: Protocol of that URL: `http/protobuf`, or `grpc`, vLLM's default.
+        port: Port to listen on; a free one if `None`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if port is None:
+        port = free_port()
     command = [
         *(HOME / "bin" / "vllm", "serve", HOME / MODEL, "--served-model-name", MODEL),
         *("--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512"),
