@@ -42,8 +42,8 @@ def figures() -> Iterator[tuple[str, ...]]:
             yield (
                 engine.name,
                 "<br>".join(f"`{path}`" for path in route.paths),
-                route.known_text(stream=False),
-                route.known_text(stream=True) if route.streams else "no streams",
+                route.known_text(),
+                route.stream_text(),
                 "<br>".join(route.unknown_texts()) or "nothing",
             )
 

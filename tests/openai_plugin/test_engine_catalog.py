@@ -40,7 +40,7 @@ def claimed(route: Route, *, stream: bool) -> set[str]:
     return {
         figure
         for source in route.sources
-        if (source.stream if stream else source.plain) is not None
+        if not stream or source.on_streams is not None
         for figure in source.figures
     }
 

@@ -51,7 +51,7 @@ LLAMA_REPORT = (
     "info",
     (
         "/v1/chat/completions, /v1/completions, /v1/responses, /completion report queue, prefill,"
-        " decode, TTFT, TPOT, cached tokens; draft tokens with a draft model"
+        " decode, TTFT, TPOT, cached tokens; draft tokens with a draft model | streams: the same"
     ),
 )
 
@@ -97,11 +97,8 @@ def test_vllm_is_recognized_and_its_flags_are_named() -> None:
                 "/v1/chat/completions, /v1/completions report queue, prefill, decode, TTFT, TPOT"
                 " with --enable-per-request-metrics; cached tokens with"
                 " --enable-prompt-tokens-details; draft tokens with --enable-per-request-metrics"
-                " and --per-request-spec-decode-metrics summary | on streams queue, prefill, decode,"
-                " TTFT, TPOT with --enable-per-request-metrics and stream_options.include_usage;"
-                " cached tokens with --enable-prompt-tokens-details and"
-                " stream_options.include_usage; draft tokens with --enable-per-request-metrics and"
-                " --per-request-spec-decode-metrics summary, and stream_options.include_usage"
+                " and --per-request-spec-decode-metrics summary | streams: the same with"
+                " stream_options.include_usage"
             ),
         ),
         (
@@ -109,7 +106,8 @@ def test_vllm_is_recognized_and_its_flags_are_named() -> None:
             (
                 "/v1/responses report queue, prefill, decode, TTFT, TPOT with"
                 " --enable-per-request-metrics; cached tokens with --enable-prompt-tokens-details |"
-                " unknown: draft tokens: reported by chat and text completions only"
+                " streams: the same | unknown: draft tokens: reported by chat and text completions"
+                " only"
             ),
         ),
         ("ok", "/metrics is reachable"),

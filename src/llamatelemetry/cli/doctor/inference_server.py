@@ -157,20 +157,20 @@ def _unknown(title: str, replies: Mapping[str, _Reply]) -> list[Check]:
 
 def _route(title: str, route: Route) -> Check:
     """Return what the responses of some routes report."""
-    plain = route.known_text(stream=False)
-    known = [plain]
-    if route.streams and (stream := route.known_text(stream=True)) != plain:
-        known.append(f"on streams {stream}")
+    texts = [f"{', '.join(route.paths)} report {route.known_text()}"]
+    if route.streams:
+        texts.append(f"streams: {route.stream_text()}")
     if unknown := route.unknown_texts():
-        known.append(f"unknown: {', '.join(unknown)}")
-    detail = f"{', '.join(route.paths)} report {' | '.join(known)}"
-    return Check("info", title, detail.replace("`", ""))
+        texts.append(f"unknown: {', '.join(unknown)}")
+    return Check("info", title, " | ".join(texts).replace("`", ""))
 
 
 def _metrics(title: str, engine: Engine, get: _Get) -> Check:
     needs = engine.metrics_needs.replace("`", "")
     if engine.metrics is None:
-        return Check("info", title, f"no Prometheus metrics here{f': {needs}' if needs else ''}")
+        return Check(
+            "info", title, f"no Prometheus metrics here{f', but {needs}' if needs else ''}"
+        )
     if engine.provider == PROVIDER_LLAMA_CPP and isinstance(
         # Some builds take a scrape for work, which wakes a sleeping model.
         is_on := get_field(get("/props").body, "endpoint_metrics"),
@@ -183,7 +183,7 @@ def _metrics(title: str, engine: Engine, get: _Get) -> Check:
         return Check("ok", title, f"{engine.metrics} is reachable")
     if status in (401, 403):
         return Check("info", title, f"{engine.metrics} requires the server's API key")
-    remedy = f"Start the server with {needs}" if needs else ""
+    remedy = f"Start the server {needs}" if needs else ""
     return Check(
         "warn", title, f"{engine.metrics} is not available ({status or 'no reply'})", remedy
     )

@@ -20,14 +20,14 @@ class Source(NamedTuple):
 
     Attributes:
         figures: The figures.
-        plain: What a plain response needs to have them: a flag of the server, a field or a header of
-            the request. Empty if it always has them, `None` if it never has them.
-        stream: The same for a stream.
+        needs: What a response needs to have them: a flag of the server, a field or a header of the
+            request. Empty if it always has them.
+        on_streams: What a stream needs besides; empty if nothing, `None` if no stream has them.
     """
 
     figures: tuple[str, ...]
-    plain: str | None = ""
-    stream: str | None = ""
+    needs: str = ""
+    on_streams: str | None = ""
 
 
 class Unknown(NamedTuple):
@@ -59,12 +59,24 @@ class Route(NamedTuple):
     unknown: tuple[Unknown, ...] = ()
     streams: bool = True
 
-    def known_text(self, *, stream: bool) -> str:
-        """Return the known figures of plain responses or streams, and what they need."""
+    def known_text(self) -> str:
+        """Return the known figures of plain responses, and what they need."""
+        return (
+            "; ".join(_with(source.figures, source.needs) for source in self.sources) or "nothing"
+        )
+
+    def stream_text(self) -> str:
+        """Return the known figures of streams, compared with those of plain responses."""
+        if not self.streams:
+            return "no streams"
+        additions = {source.on_streams for source in self.sources}
+        if len(additions) == 1:
+            (addition,) = additions
+            return "nothing" if addition is None else _with(("the same",), addition)
         parts = [
-            f"{', '.join(source.figures)}{f' with {needs}' if needs else ''}"
+            _with(source.figures, *filter(None, (source.needs, source.on_streams)))
             for source in self.sources
-            if (needs := source.stream if stream else source.plain) is not None
+            if source.on_streams is not None
         ]
         return "; ".join(parts) or "nothing"
 
@@ -77,6 +89,11 @@ class Route(NamedTuple):
         ]
 
 
+def _with(figures: tuple[str, ...], *needs: str) -> str:
+    needed = " and ".join(filter(None, needs))
+    return f"{', '.join(figures)}{f' with {needed}' if needed else ''}"
+
+
 class Engine(NamedTuple):
     """An inference engine, or a service that reports the times of a call.
 
@@ -86,7 +103,7 @@ class Engine(NamedTuple):
         proof: What proves it, in responses and in replies to GET requests.
         routes: Its routes.
         metrics: Path of its Prometheus metrics; `None` if it has none, or none on this port.
-        metrics_needs: What makes that path available.
+        metrics_needs: What makes it available, as the end of "start the server".
     """
 
     provider: str
@@ -103,6 +120,7 @@ NOT_REPORTED: Final = "not reported"
 NO_DRAFTS: Final = Unknown((DRAFTS,), NOT_REPORTED)
 
 
-def only_cached(reason: str, *, plain: str = "", stream: str = USAGE) -> Route:
+def only_cached(reason: str, *, needs: str = "", on_streams: str = USAGE) -> Route:
     """Return the routes of an engine that reports no times, but cached tokens in its usage."""
-    return Route(CHAT, (Source((CACHED,), plain, stream),), (Unknown((*TIMES, DRAFTS), reason),))
+    source = Source((CACHED,), needs, on_streams)
+    return Route(CHAT, (source,), (Unknown((*TIMES, DRAFTS), reason),))

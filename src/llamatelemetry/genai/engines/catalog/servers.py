@@ -44,10 +44,10 @@ SERVERS: Final = (
         (
             Route(
                 (*CHAT, "/v1/responses", "/completion"),
-                (Source((*TIMES, CACHED)), Source((DRAFTS,), *["a draft model"] * 2)),
+                (Source((*TIMES, CACHED)), Source((DRAFTS,), "a draft model")),
             ),
         ),
-        metrics_needs="`--metrics`",
+        metrics_needs="with `--metrics`",
     ),
     Engine(
         proofs.VLLM,
@@ -58,21 +58,21 @@ SERVERS: Final = (
             Route(
                 CHAT,
                 (
-                    Source(TIMES, _REQUEST_METRICS, f"{_REQUEST_METRICS} and {USAGE}"),
-                    Source((CACHED,), _TOKEN_DETAILS, f"{_TOKEN_DETAILS} and {USAGE}"),
-                    Source((DRAFTS,), _SPEC_METRICS, f"{_SPEC_METRICS}, and {USAGE}"),
+                    Source(TIMES, _REQUEST_METRICS, USAGE),
+                    Source((CACHED,), _TOKEN_DETAILS, USAGE),
+                    Source((DRAFTS,), _SPEC_METRICS, USAGE),
                 ),
             ),
             Route(
                 ("/v1/responses",),
                 (
-                    Source(TIMES, _REQUEST_METRICS, _REQUEST_METRICS),
-                    Source((CACHED,), _TOKEN_DETAILS, _TOKEN_DETAILS),
+                    Source(TIMES, _REQUEST_METRICS),
+                    Source((CACHED,), _TOKEN_DETAILS),
                 ),
                 (Unknown((DRAFTS,), "reported by chat and text completions only"),),
             ),
         ),
-        metrics_needs="no `--disable-log-stats`",
+        metrics_needs="without `--disable-log-stats`",
     ),
     Engine(
         proofs.SGLANG,
@@ -82,26 +82,23 @@ SERVERS: Final = (
             Route(
                 ("/generate",),
                 (
-                    Source(TIMES, *["`--enable-metrics`"] * 2),
+                    Source(TIMES, "`--enable-metrics`"),
                     Source((CACHED,)),
-                    Source((DRAFTS,), *["speculative decoding"] * 2),
+                    Source((DRAFTS,), "speculative decoding"),
                 ),
             ),
             Route(
                 CHAT[:1],
                 (
-                    Source(TIMES, f"`--enable-metrics`, and {_META_INFO}", None),
-                    Source(
-                        (CACHED,),
-                        f"`--enable-cache-report`, or {_META_INFO}",
-                        f"`--enable-cache-report` and {USAGE}",
-                    ),
-                    Source((DRAFTS,), f"speculative decoding, and {_META_INFO}", None),
+                    Source(TIMES, f"`--enable-metrics` and {_META_INFO}", None),
+                    Source((DRAFTS,), f"speculative decoding and {_META_INFO}", None),
+                    Source((CACHED,), "`--enable-cache-report`", USAGE),
+                    Source((CACHED,), _META_INFO, None),
                 ),
                 (Unknown((*TIMES, DRAFTS), "`meta_info` is not sent on streams", True),),
             ),
         ),
-        metrics_needs="`--enable-metrics`",
+        metrics_needs="with `--enable-metrics`",
     ),
     Engine(
         proofs.TENSORRT_LLM,
@@ -110,11 +107,11 @@ SERVERS: Final = (
         (
             only_cached(
                 "only `GET /perf_metrics` has them, and reading it removes them for other readers",
-                stream="",
+                on_streams="",
             ),
         ),
         metrics="/prometheus/metrics",
-        metrics_needs="`return_perf_metrics: true` in the configuration",
+        metrics_needs="with `return_perf_metrics: true` in the configuration",
     ),
     Engine(
         proofs.TGI,
@@ -160,13 +157,13 @@ SERVERS: Final = (
         (
             Route(
                 ("/api/chat", "/api/generate"),
-                (Source((PREFILL, DECODE, TPOT)), Source((CACHED,), *["version 0.33.3"] * 2)),
+                (Source((PREFILL, DECODE, TPOT)), Source((CACHED,), "version 0.33.3")),
                 (
                     Unknown((QUEUE, TTFT), "no duration contains the wait for a slot"),
                     NO_DRAFTS,
                 ),
             ),
-            only_cached(_NO_TIMES_IN_V1, plain="version 0.33.3", stream=f"0.33.3 and {USAGE}"),
+            only_cached(_NO_TIMES_IN_V1, needs="version 0.33.3"),
         ),
         metrics=None,
     ),
@@ -182,7 +179,7 @@ SERVERS: Final = (
                     Source((DRAFTS,), "a draft model", None),
                 ),
                 (
-                    Unknown((DECODE, DRAFTS), "not documented on streams", True),
+                    Unknown((DECODE, DRAFTS), "not documented", True),
                     Unknown((TTFT,), "where `time_to_first_token` starts is not documented"),
                     Unknown((TPOT,), "where `generation_time` starts is not documented"),
                     Unknown((QUEUE, PREFILL, CACHED), NOT_REPORTED),
@@ -199,7 +196,7 @@ SERVERS: Final = (
         (
             Route(
                 CHAT,
-                (Source((PREFILL, DECODE, TPOT), _EXTRA_USAGE, f"{_EXTRA_USAGE}, and {USAGE}"),),
+                (Source((PREFILL, DECODE, TPOT), _EXTRA_USAGE, USAGE),),
                 (Unknown((QUEUE, TTFT, CACHED, DRAFTS), NOT_REPORTED),),
             ),
         ),
@@ -211,13 +208,7 @@ SERVERS: Final = (
         (
             Route(
                 CHAT,
-                (
-                    Source(
-                        (PREFILL, DECODE, TPOT),
-                        "the FastFlowLM backend",
-                        f"the FastFlowLM backend and {USAGE}",
-                    ),
-                ),
+                (Source((PREFILL, DECODE, TPOT), "the FastFlowLM backend", USAGE),),
                 (
                     Unknown(
                         (QUEUE, TTFT, CACHED, DRAFTS),
@@ -235,8 +226,8 @@ SERVERS: Final = (
             Route(
                 CHAT,
                 (
-                    Source((DECODE, TTFT, TPOT), _NVEXT, _NVEXT),
-                    Source((QUEUE, PREFILL), *[f"{_NVEXT}, and workers that only prefill"] * 2),
+                    Source((DECODE, TTFT, TPOT), _NVEXT),
+                    Source((QUEUE, PREFILL), f"{_NVEXT} and workers that only prefill"),
                     Source((CACHED,), "", USAGE),
                 ),
                 (NO_DRAFTS,),
@@ -274,8 +265,7 @@ SERVERS: Final = (
         (
             only_cached(
                 "only its own spans have them",
-                plain=_TOKEN_DETAILS,
-                stream=f"{_TOKEN_DETAILS} and {USAGE}",
+                needs=_TOKEN_DETAILS,
             ),
         ),
     ),
@@ -297,6 +287,6 @@ SERVERS: Final = (
             ),
         ),
         metrics=None,
-        metrics_needs="port 8002",
+        metrics_needs="on port 8002",
     ),
 )

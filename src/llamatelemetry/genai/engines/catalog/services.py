@@ -72,7 +72,7 @@ SERVICES: Final = (
                     Source(
                         (QUEUE, PREFILL, DECODE, TTFT, CACHED),
                         "a dedicated deployment",
-                        "a dedicated deployment, and `perf_metrics_in_response: true` in the request",
+                        "`perf_metrics_in_response: true` in the request",
                     ),
                 ),
                 (
