@@ -103,6 +103,7 @@ def test_records_have_the_figures_of_vllm(
     )
     results.to_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "--enable-per-request-metrics" not in results.summary()
     for title in ("Queue (ms)", "Prefill (ms)", "Decode (ms)", "Engine TPOT (ms)"):
         assert title in results.summary()
         assert title in page
@@ -115,6 +116,10 @@ def test_records_have_no_figures_of_vllm_without_its_flag() -> None:
         results = measure(url)
     assert not set(results.figures) & ENGINE_METRICS
     assert values(results, "queue_source") == [None] * len(results.requests)
+    assert (
+        "vLLM reports queue, prefill, decode, TTFT, TPOT with --enable-per-request-metrics"
+        in results.summary()
+    )
 
 
 def test_decode_that_may_not_start_at_the_first_token_gives_no_time_per_token() -> None:
