@@ -19,7 +19,7 @@ from llamatelemetry.llama.server.log import ServerLog
 from llamatelemetry.llama.server.process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator
 
 _TINY_MODEL: Final = Path(__file__).with_name("_tiny_model.py")
 _TINY_NAME: Final = "random-weights"
@@ -57,14 +57,16 @@ def vllm_server(
         address = Address("127.0.0.1", free_port("127.0.0.1"))
         name = model or _TINY_NAME
         flags = [*_FLAGS, "--port", str(address.port), "--served-model-name", name]
-        is_cpu = not detect_cuda().available
-        if is_cpu and model is None:
-            flags += ["--dtype", "float32"]
+        environment = _environment()
+        if not detect_cuda().available:
+            environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+            if model is None:
+                flags += ["--dtype", "float32"]
+        if model is None:
+            environment["HF_HUB_OFFLINE"] = "1"
         log = ServerLog()
         log.on_line = on_progress
-        process = ServerProcess(
-            [str(vllm), "serve", model or folder, *flags], _environment(is_cpu=is_cpu), log
-        )
+        process = ServerProcess([str(vllm), "serve", model or folder, *flags], environment, log)
         try:
             _wait_until_ready(process, address)
             log.on_line = None
@@ -117,15 +119,14 @@ def _create_tiny_model(vllm: Path, directory: str) -> None:
         )
 
 
-def _environment(*, is_cpu: bool) -> Mapping[str, str]:
+def _environment() -> dict[str, str]:
     """Return the user's environment without telemetry settings, and without an API key for vLLM."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("OTEL_", "LLAMATELEMETRY_")) and name != "VLLM_API_KEY"
     }
-    small_cache = {"VLLM_CPU_KVCACHE_SPACE": "1"} if is_cpu else {}  # GiB
-    return {**small_cache, **kept, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**kept, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def _wait_until_ready(process: ServerProcess, address: Address) -> None:
