@@ -86,7 +86,10 @@ def test_engine_metrics_match_attributes_of_spans(recorded: Recorder, folder: An
         assert span.attributes["gen_ai.decode_ms"] == pytest.approx(record.decode_s * 1000)
         assert span.attributes["gen_ai.usage.input_tokens"] == record.input_tokens
         assert span.attributes["gen_ai.usage.output_tokens"] == record.output_tokens
-    for name in ("ttft", "tpot", "e2e", "prefill", "decode", "prefill_rate", "decode_rate"):
+    for name in (
+        *("ttft", "tpot", "e2e", "prefill", "decode", "prefill_rate", "decode_rate"),
+        "engine_tpot",
+    ):
         assert results.figures[name].count == RUNS
 
 

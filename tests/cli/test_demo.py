@@ -370,7 +370,7 @@ def failed(status: int) -> RecordedCall:
 
 
 OWN = DemoServer("http://own/v1", is_own=True)
-USERS = DemoServer("http://users/v1", is_own=False)
+USERS = DemoServer("http://users/v1", is_own=False, has_all_routes=False)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,17 @@ def test_summary_table_hides_unknown_columns_and_fits_width() -> None:
     assert all(len(line) <= 60 for line in narrow.splitlines())
 
 
+def test_summary_table_shows_prefill_and_decode_where_they_fit() -> None:
+    phases = {"gen_ai.prefill_ms": 40.0, "gen_ai.decode_ms": 300.0}
+    summary = summarize([chat(number, **phases) for number in range(1, 22)])
+    wide, narrow = printed(summary, 160), printed(summary, 80)
+    assert "Prefill" in wide
+    assert "40 / 40" in wide
+    assert "300 / 300" in wide
+    assert "Prefill" not in narrow
+    assert "Decode" not in narrow
+
+
 def test_empty_summary_names_next_command() -> None:
     assert "llamatelemetry doctor" in printed(Summary(), 200)
     assert "received 3 other spans" in printed(Summary(spans=3), 200)

@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.support.otlp_receiver import Received, http_receiver
+from tests.engines.conftest import SLOTS
+from tests.support.otlp_receiver import Received
 from tests.support.recorder import Recorder
 from tests.support.vllm_server import MODEL, VllmServer, vllm_server
 from tests.support.waiting import wait_for
@@ -23,25 +24,19 @@ pytestmark = [pytest.mark.needs("vllm"), pytest.mark.slow, pytest.mark.timeout(6
 MESSAGES: list[Any] = [{"role": "user", "content": "hello " * 20}]
 CHAT: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "max_tokens": 8}
 USAGE = {"include_usage": True}
-SLOTS = 4
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Received]:
-    with http_receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
-def server(receiver: Received) -> Iterator[VllmServer]:
-    flags = ("--enable-per-request-metrics", "--max-num-seqs", str(SLOTS))
-    with vllm_server(*flags, traces_url=f"{receiver.url}/v1/traces") as server:
-        yield server
+NO_END = {"ignore_eos": True}
+ABORTED_TOKENS = 300
 
 
 @pytest.fixture
-def recorder(recorder: Recorder) -> Iterator[Recorder]:
-    config = LlamaTelemetryConfig(stream_usage=True, propagate="on")
+def stream_usage() -> bool:
+    """Return whether the plugin requests the usage of streams. Tests replace it by a parameter."""
+    return True
+
+
+@pytest.fixture
+def recorder(recorder: Recorder, stream_usage: bool) -> Iterator[Recorder]:
+    config = LlamaTelemetryConfig(stream_usage=stream_usage, propagate="on")
     OpenAIInstrumentor().instrument(**recorder.providers, config=config)
     yield recorder
     OpenAIInstrumentor().uninstrument()
@@ -125,7 +120,15 @@ def several_choices(client: openai.OpenAI) -> None:
 
 
 def stream_without_usage(client: openai.OpenAI) -> None:
-    list(client.chat.completions.create(**CHAT, stream=True))
+    list(client.chat.completions.create(**CHAT, stream=True, extra_body=NO_END))
+
+
+def aborted(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        **{**CHAT, "max_tokens": ABORTED_TOKENS}, stream=True, extra_body=NO_END
+    )
+    next(iter(stream))
+    stream.close()
 
 
 def refused(client: openai.OpenAI) -> None:
@@ -138,37 +141,61 @@ def unknown_model(client: openai.OpenAI) -> None:
         client.chat.completions.create(**{**CHAT, "model": "unknown"})
 
 
-MIXED = (*CALLS, several_choices, stream_without_usage, refused, unknown_model)
+MIXED = (*CALLS, several_choices, stream_without_usage, aborted, refused, unknown_model)
 
 
+@pytest.mark.parametrize(("stream_usage", "count"), [(True, 200), (False, 50)])
 def test_tokens_of_mixed_calls_equal_the_counters_of_vllm(
-    recorder: Recorder, client: openai.OpenAI, server: VllmServer
+    recorder: Recorder, client: openai.OpenAI, server: VllmServer, stream_usage: bool, count: int
 ) -> None:
     before = server.metrics()
-    calls = list(itertools.islice(itertools.cycle(MIXED), 200))
+    calls = list(itertools.islice(itertools.cycle(MIXED), count))
     with ThreadPoolExecutor(2 * SLOTS) as pool:
         list(pool.map(lambda call: call(client), calls))
+    # It notices some steps later that a client has closed its stream.
+    wait_for(lambda: server.metrics()["num_requests_running"] == 0)
     after = server.metrics()
-    assert len(recorder.calls()) == len(calls)
+    spans = [dict(span.attributes or {}) for span in recorder.calls()]
+    assert len(spans) == count
     counted = {
         name: after[f"{name}_tokens_total"] - before[f"{name}_tokens_total"]
         for name in ("prompt", "generation")
     }
-    assert recorder.tokens("output") == counted["generation"]
     # vLLM counts the prompt once for each choice. Its response counts it once.
-    again = sum(
-        (span.attributes or {})["gen_ai.usage.input_tokens"]
-        for span in recorder.calls()
-        if (span.attributes or {}).get("gen_ai.request.choice.count") == 2
-    )
-    assert again > 0
-    assert recorder.tokens("input") + again == counted["prompt"]
+    several = [span for span in spans if span.get("gen_ai.request.choice.count") == 2]
+    prompt_tokens: int = several[0]["gen_ai.usage.input_tokens"]
+    prompts = prompt_tokens * len(several)
+    # The client does not know the tokens of streams that it closed, or that have no usage.
+    closed = calls.count(aborted)
+    prompts += prompt_tokens * closed
+    outputs = 0
+    if not stream_usage:
+        without = calls.count(stream_without_usage)
+        prompts += prompt_tokens * without
+        outputs = CHAT["max_tokens"] * without
+    assert recorder.tokens("input") + prompts == counted["prompt"]
+    of_closed = counted["generation"] - recorder.tokens("output") - outputs
+    assert closed <= of_closed < ABORTED_TOKENS * closed
+    # There were more calls at once than sequences.
+    assert max(span.get("llamatelemetry.queue_duration", 0.0) for span in spans) > 0
+
+
+@pytest.mark.parametrize("stream_usage", [False])
+@pytest.mark.usefixtures("stream_usage")
+def test_stream_without_usage_has_no_phases_and_no_token_counts(
+    recorder: Recorder, client: openai.OpenAI
+) -> None:
+    stream_without_usage(client)
+    span = recorder.call()
+    found = span.attributes or {}
+    assert found["gen_ai.provider.name"] == "vllm"
+    assert "gen_ai.usage.output_tokens" not in found
+    assert "gen_ai.prefill_ms" not in found
+    assert recorder.phases(span) == {}
 
 
 def test_aborted_stream_has_no_token_counts(recorder: Recorder, client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(**{**CHAT, "max_tokens": 300}, stream=True)
-    next(iter(stream))
-    stream.close()
+    aborted(client)
     found = recorder.call().attributes or {}
     assert "gen_ai.usage.output_tokens" not in found
     assert "gen_ai.prefill_ms" not in found

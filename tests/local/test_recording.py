@@ -176,6 +176,7 @@ class TestCallsFromSpans:
             duration_ms=400.0,
             error=None,
             http_status=None,
+            decode_ms=330.0,
         )
         assert call.tokens_per_s == 100
 

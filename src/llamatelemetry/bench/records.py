@@ -42,12 +42,14 @@ class RequestRecord:
         reasoning_tokens: Number of reasoning tokens in the response.
         finish_reason: Finish reason of the response.
         queue_s: Seconds in the engine's queue.
-        queue_source: `header` if the response headers mark the end of the queue time, as with
-            llama.cpp; otherwise `remainder`, the time that no phase explains.
+        queue_source: `engine` if the engine reported the queue time; `header` if the response
+            headers mark its end, as with llama.cpp; otherwise `remainder`, the time that no phase
+            explains.
         prefill_s: Seconds of prompt processing, measured by the engine.
         decode_s: Seconds of generation after the first token, measured by the engine.
         prefilled_tokens: Number of prompt tokens that the engine evaluated.
-        decoded_tokens: Number of tokens that the engine generated.
+        decoded_tokens: Number of tokens that the engine generated; `None` also if its decode time
+            does not start at the first token, or may not.
         error: Error type of a failed request, `empty_response` for a response without any token.
         http_status: HTTP status of a failed request.
         trace_id: Trace id of the request's span, in hex.
@@ -120,6 +122,13 @@ class RequestRecord:
         # Otherwise, for example with speculative decoding, the length of its text is an estimate.
         share = self.first_chunk_share
         return share is not None and share * tokens - 1 <= _LARGEST_ESTIMATE * (tokens - 1)
+
+    @property
+    def engine_tpot_s(self) -> float | None:
+        """Time per output token by the engine: decode time / (output tokens - 1)."""
+        if self.decode_s is None or self.decoded_tokens is None or self.decoded_tokens < 2:
+            return None
+        return self.decode_s / (self.decoded_tokens - 1)
 
     @property
     def gaps_s(self) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import typer
@@ -60,16 +60,24 @@ def _with_path(base_url: str | None) -> str | None:
     return url if url is None or urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
-@app.command(epilog="Example: llamatelemetry demo --output demo-output")
+@app.command(epilog="Example: llamatelemetry demo --engine vllm")
 def demo(
     output: Annotated[
         Path, typer.Option(file_okay=False, help="Directory for the recorded telemetry.")
     ] = Path("demo-output"),
+    engine: Annotated[
+        Literal["llama.cpp", "vllm"], typer.Option(help="Engine to start.")
+    ] = "llama.cpp",
     model: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            exists=True, dir_okay=False, help="GGUF file to serve instead of the demo's model."
+            help="Model to serve instead of the demo's: a GGUF file for llama.cpp, a name or"
+            " directory for vLLM."
         ),
+    ] = None,
+    vllm: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The command vllm, if it is in another environment."),
     ] = None,
     base_url: Annotated[
         str | None,
@@ -78,12 +86,20 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Start a local llama.cpp server, run an example OpenAI program and print its calls."""
+    """Start a local inference server, run an example OpenAI program and print its calls."""
     from llamatelemetry.cli.demo import run_demo
 
     if model is not None and base_url is not None:
         raise typer.BadParameter("--model and --base-url cannot be combined")
-    raise typer.Exit(run_demo(output=output, model=model, base_url=base_url))
+    if engine == "vllm" and base_url is not None:
+        raise typer.BadParameter("--engine and --base-url cannot be combined")
+    if vllm is not None and engine != "vllm":
+        raise typer.BadParameter("--vllm needs --engine vllm")
+    if model is not None and engine == "llama.cpp" and not Path(model).is_file():
+        raise typer.BadParameter(f"--model must be a GGUF file, got {model}")
+    raise typer.Exit(
+        run_demo(output=output, engine=engine, model=model, vllm=vllm, base_url=base_url)
+    )
 
 
 @app.command(epilog="Example: llamatelemetry doctor --server http://127.0.0.1:8080")

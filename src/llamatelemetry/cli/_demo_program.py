@@ -21,6 +21,10 @@ _INSTRUMENT = "from opentelemetry.instrumentation.auto_instrumentation import ru
 _PROGRAM = Path("examples", "openai_chat.py")
 
 
+class DemoError(Exception):
+    """The demo cannot run; the message is shown to the user."""
+
+
 @dataclass(frozen=True, slots=True)
 class DemoServer:
     """The server that the program calls. The path of its URL is `/v1`."""
@@ -28,6 +32,8 @@ class DemoServer:
     base_url: str
     is_own: bool  # whether the demo started it
     model: str | None = None  # the first one that the server lists if `None`
+    has_all_routes: bool = True  # whether it has every route that the program calls
+    stream_usage: bool = False  # whether it reports on streams only together with the usage
 
 
 def find_program() -> Path:
@@ -55,6 +61,8 @@ def program_environment(
         "OPENAI_BASE_URL": server.base_url,
         "PYTHONUNBUFFERED": "1",  # shows each line at once
     }
+    if server.stream_usage:
+        wanted["LLAMATELEMETRY_STREAM_USAGE"] = "true"
     if server.model is not None:
         wanted["OPENAI_MODEL"] = server.model
     if server.is_own:

@@ -68,13 +68,13 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(safe_text(_why_empty(summary), "yellow"), soft_wrap=True)
         return
 
-    def create(layout: tuple[bool, bool, bool], gap: int) -> Table:
-        short, model, pairs = layout
-        columns = _summary_columns(model=model, pairs=pairs)
+    def create(layout: tuple[bool, bool, bool, bool], gap: int) -> Table:
+        short, phases, model, pairs = layout
+        columns = _summary_columns(phases=phases, model=model, pairs=pairs)
         shown = [column for column in columns if any(map(column.is_known, summary.rows))]
         return _table(summary.rows, shown, lambda line: line.errors, short=short, gap=gap)
 
-    _, model, pairs = _print_first_that_fits(console, _SUMMARY_LAYOUTS, create)
+    _, _, model, pairs = _print_first_that_fits(console, _SUMMARY_LAYOUTS, create)
     for note in _summary_notes(summary, model=model, pairs=pairs):
         console.print(safe_text(note, "dim"), soft_wrap=True)
 
@@ -165,7 +165,7 @@ def _times(
     )
 
 
-def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryRow]]:
+def _summary_columns(*, phases: bool, model: bool, pairs: bool) -> list[TableColumn[SummaryRow]]:
     return [
         TableColumn("Operation", lambda line: line.operation, justify="left"),
         *([_SUMMARY_MODEL] if model else []),
@@ -174,6 +174,7 @@ def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryRow
         TableColumn("Input\ntokens", lambda line: whole(line.input_tokens), "In\ntok"),
         TableColumn("Output\ntokens", lambda line: whole(line.output_tokens), "Out\ntok"),
         _times("Queue", lambda line: line.queue_ms, pairs=pairs),
+        *(_phase_columns(pairs=pairs) if phases else []),
         _times("TTFT", lambda line: line.ttft_ms, pairs=pairs),
         _times("TPOT", lambda line: line.tpot_ms, pairs=pairs),
         _times("Duration", lambda line: line.duration_ms, pairs=pairs),
@@ -191,18 +192,28 @@ def _summary_columns(*, model: bool, pairs: bool) -> list[TableColumn[SummaryRow
     ]
 
 
+def _phase_columns(*, pairs: bool) -> list[TableColumn[SummaryRow]]:
+    return [
+        _times("Prefill", lambda line: line.prefill_ms, pairs=pairs),
+        _times("Decode", lambda line: line.decode_ms, pairs=pairs),
+    ]
+
+
 def _model_of(line: SummaryRow) -> str:
     return line.model or _UNKNOWN
 
 
 _SUMMARY_MODEL: TableColumn[SummaryRow] = TableColumn("Model", _model_of, justify="left")
 
-# From wide to narrow: short headers, a column for the model, p95 beside p50.
+# From wide to narrow: short headers, columns for prefill and decode, a column for the model, p95
+# beside p50.
 _SUMMARY_LAYOUTS = (
-    (False, True, True),
-    (True, True, True),
-    (True, False, True),
-    (True, False, False),
+    (False, True, True, True),
+    (True, True, True, True),
+    (False, False, True, True),
+    (True, False, True, True),
+    (True, False, False, True),
+    (True, False, False, False),
 )
 
 

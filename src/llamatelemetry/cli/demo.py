@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,7 +14,8 @@ from rich.console import Console
 from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry._private_files import make_private_directory
 from llamatelemetry._terminal import printable
-from llamatelemetry.cli._demo_program import DemoServer, run_program
+from llamatelemetry.cli._demo_program import DemoError, DemoServer, run_program
+from llamatelemetry.cli._demo_vllm import vllm_server
 from llamatelemetry.cli._tables import print_calls, print_metrics
 from llamatelemetry.cli._text import safe_text
 from llamatelemetry.llama import ServerConfig, ServerManager, ServerManagerError
@@ -23,7 +25,6 @@ from llamatelemetry.local.recording import read_metric_totals, read_spans
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
-    from pathlib import Path
 
 # Number of calls of examples/openai_chat.py. The last one fails intentionally.
 _CALLS = 10
@@ -33,12 +34,22 @@ _INTERRUPTED = 130
 _NEXT = "LLAMATELEMETRY_EXPORTER=file opentelemetry-instrument python your_program.py"
 
 
-class _DemoError(Exception):
-    """The demo cannot run; the message is shown to the user."""
-
-
-def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = None) -> int:
+def run_demo(
+    *,
+    output: Path,
+    engine: str = "llama.cpp",
+    model: str | None = None,
+    vllm: str | None = None,
+    base_url: str | None = None,
+) -> int:
     """Run the demo and print the recorded calls.
+
+    Args:
+        output: Directory for the recorded telemetry.
+        engine: Engine to start: `llama.cpp` or `vllm`.
+        model: Path of a GGUF file for llama.cpp; name or directory of a model for vLLM.
+        vllm: Path of the command `vllm`.
+        base_url: URL of a running server, instead of starting one.
 
     Returns:
         0 if every call was recorded as expected, 1 if not, 130 after Ctrl-C.
@@ -46,22 +57,28 @@ def run_demo(*, output: Path, model: Path | None = None, base_url: str | None = 
     console = Console(highlight=False)
     try:
         with _sigterm_as_exception(), _directory(output):
-            return _run(console, output, model, base_url)
+            require("The demo", "openai", "llamatelemetry[demo]")
+            if base_url is not None:
+                server = nullcontext(DemoServer(base_url, is_own=False, has_all_routes=False))
+            elif engine == "vllm":
+                server = _vllm_server(console, vllm, model)
+            else:
+                server = _llama_server(console, model)
+            with server as running:
+                return _run(console, output, running)
     except KeyboardInterrupt:
         console.print("Interrupted. All processes have ended.")
         return _INTERRUPTED
-    except (_DemoError, MissingPackageError, ServerManagerError, FileNotFoundError) as error:
+    except (DemoError, MissingPackageError, ServerManagerError, FileNotFoundError) as error:
         _print(Console(stderr=True), f"error: {error}", "red")
         return 1
 
 
-def _run(console: Console, output: Path, model: Path | None, base_url: str | None) -> int:
-    require("The demo", "openai", "llamatelemetry[demo]")
-    with _demo_server(console, model, base_url) as server:
-        _print(console, "$ opentelemetry-instrument python examples/openai_chat.py", "bold")
-        status, pid = run_program(
-            server, output.resolve(), lambda line: _print(console, f"  {line}", "dim")
-        )
+def _run(console: Console, output: Path, server: DemoServer) -> int:
+    _print(console, "$ opentelemetry-instrument python examples/openai_chat.py", "bold")
+    status, pid = run_program(
+        server, output.resolve(), lambda line: _print(console, f"  {line}", "dim")
+    )
     traces, metrics = (list(output.glob(f"{each}-{pid}.jsonl")) for each in ("traces", "metrics"))
     calls = calls_from_spans(read_spans(traces))
     if calls:
@@ -90,28 +107,44 @@ def _directory(path: Path) -> Generator[None]:
 
 
 @contextmanager
-def _demo_server(
-    console: Console, model: Path | None, base_url: str | None
-) -> Generator[DemoServer]:
-    if base_url is not None:
-        yield DemoServer(base_url, is_own=False)
-        return
+def _llama_server(console: Console, given: str | None) -> Generator[DemoServer]:
     require("The demo", "xllamacpp", "llamatelemetry[demo]")
-    model = model or find_demo_model()
+    model = find_demo_model() if given is None else Path(given)
     # With two slots, two of the program's four concurrent calls are queued.
     try:
         config = ServerConfig(model, port=0, n_ctx=2048, n_parallel=2, threads=1, embeddings=True)
     except ValueError as error:
-        raise _DemoError(f"--model: {error}") from error
+        raise DemoError(f"--model: {error}") from error
     server = ServerManager(config, binary="embedded")
     try:
         _start(console, server, model)
         yield DemoServer(f"{server.url}/v1", is_own=True, model=model.stem)
         # The log has the cause.
         if not server.is_healthy():
-            raise _DemoError("the llama.cpp server has crashed")
+            raise DemoError("the llama.cpp server has crashed")
     finally:
         server.stop()
+
+
+@contextmanager
+def _vllm_server(console: Console, command: str | None, model: str | None) -> Generator[DemoServer]:
+    began = time.monotonic()
+    with ExitStack() as stack:
+        with console.status("vLLM is starting") as status:
+            server = stack.enter_context(
+                vllm_server(
+                    command,
+                    model,
+                    lambda line: status.update(safe_text(f"vLLM is starting  {line}")),
+                )
+            )
+        took_s = time.monotonic() - began
+        _print(
+            console, f"vLLM serves {server.model} at {server.base_url} (started in {took_s:.1f} s)"
+        )
+        if model is None:
+            _print(console, "This tiny model has random weights: its text is noise.")
+        yield server
 
 
 def _start(console: Console, server: ServerManager, model: Path) -> None:
@@ -132,7 +165,7 @@ def _problems(calls: Sequence[RecordedCall], status: int, server: DemoServer) ->
         yield f"Expected {_CALLS} calls, recorded {len(calls)}."
     for number, call in enumerate(calls, start=1):
         is_intended = number == _CALLS
-        not_offered = not server.is_own and call.http_status in _NOT_OFFERED
+        not_offered = not server.has_all_routes and call.http_status in _NOT_OFFERED
         if call.error and not is_intended and not not_offered:
             yield f"Call {number} failed: {printable(call.error, lines=False)}."
         if is_intended and server.is_own and not call.error:

@@ -42,6 +42,7 @@ class RecordedCall:
     error: str | None
     http_status: int | None
     energy_j: float | None = None
+    decode_ms: float | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -79,6 +80,7 @@ def recorded_call(call: JoinedCall) -> RecordedCall:
         error=(_text(found, names.ERROR_TYPE) or "error") if call.span.failed else None,
         http_status=_integer(found, names.HTTP_RESPONSE_STATUS_CODE),
         energy_j=_number(found, GPU_ENERGY),
+        decode_ms=phases.decode_ms,
     )
 
 
@@ -137,6 +139,8 @@ class SummaryRow:
     input_tokens: int | None
     output_tokens: int | None
     queue_ms: Quantiles | None
+    prefill_ms: Quantiles | None
+    decode_ms: Quantiles | None
     ttft_ms: Quantiles | None
     tpot_ms: Quantiles | None
     duration_ms: Quantiles | None
@@ -201,6 +205,8 @@ def _row(operation: str, model: str | None, calls: Sequence[RecordedCall]) -> Su
         input_tokens=_sum_known(call.input_tokens for call in calls),
         output_tokens=_sum_known(call.output_tokens for call in calls),
         queue_ms=Quantiles.of(call.queue_ms for call in calls),
+        prefill_ms=Quantiles.of(call.prefill_ms for call in calls),
+        decode_ms=Quantiles.of(call.decode_ms for call in calls),
         ttft_ms=Quantiles.of(call.ttft_ms for call in calls),
         tpot_ms=Quantiles.of(call.tpot_ms for call in calls),
         duration_ms=Quantiles.of(call.duration_ms for call in calls if call.error is None),

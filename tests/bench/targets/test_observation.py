@@ -224,6 +224,7 @@ def test_metrics_follow_their_definitions():
             "queue": 0.1,
             "prefill": 0.5,
             "decode": 0.6,
+            "engine_tpot": 0.2,
             "remainder": 7.0 - 0.01 - 0.1 - 0.5 - 0.6,
             "lag": 0.01,
             "prefill_rate": 20.0,

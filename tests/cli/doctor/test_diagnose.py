@@ -18,7 +18,7 @@ from llamatelemetry import __version__
 from llamatelemetry.cli.doctor.check import Check, Job, in_section, run_in_parallel
 from llamatelemetry.cli.doctor.config import resolve
 from llamatelemetry.cli.doctor.exporters import SignalPlan, nothing_exported
-from llamatelemetry.cli.doctor.machine import gpu_checks, server_checks
+from llamatelemetry.cli.doctor.machine import gpu_checks
 from llamatelemetry.cli.doctor.report import as_json, print_report
 from llamatelemetry.config import OPTIONS
 from tests.cli.receivers import grpc_receiver, http_receiver
@@ -237,79 +237,6 @@ def test_run_in_parallel_reports_late_and_failed_jobs():
     assert run_in_parallel([Job("S", "empty", list)], 1) == [[]]
 
 
-PROPS = {
-    "default_generation_settings": {"n_ctx": 4096},
-    "total_slots": 2,
-    "model_alias": "",
-    "model_path": "/models/secret-place/tiny.gguf",
-    "endpoint_metrics": False,
-    "build_info": "b11549",
-}
-
-
-def check_server(**answers) -> list[tuple[str, str]]:
-    with http_receiver(**answers) as receiver:
-        return [(each.status, each.detail) for each in server_checks(f"{receiver.url}/v1/", 2)]
-
-
-LLAMA = {"Server": "llama.cpp"}
-
-
-def test_server_checks_summarize_health_and_props():
-    bodies = {"/health": '{"status":"ok"}', "/props": json.dumps(PROPS)}
-    assert check_server(bodies=bodies, headers=LLAMA) == [
-        ("ok", "healthy (ok)"),
-        (
-            "ok",
-            (
-                "model tiny.gguf, build b11549, context per slot 4096, slots 2, "
-                "metrics off (start it with --metrics)"
-            ),
-        ),
-    ]
-
-
-def test_server_checks_recognize_a_real_llama_server(llama_server):
-    health, props = server_checks(llama_server.url, 2)
-    assert (health.status, health.detail) == ("ok", "healthy (ok)")
-    assert props.status == "ok"
-    assert "slots 2" in props.detail
-    assert "metrics on" in props.detail
-
-
-@pytest.mark.parametrize(
-    ("answers", "expected"),
-    [
-        ({"status": 503}, [("warn", "the model is still loading")]),
-        ({"status": 404}, [("fail", "/health returned 404")]),
-        (
-            {"by_path": {"/props": 401}, "headers": LLAMA},
-            [("ok", "healthy (200)"), ("info", "/props requires the server's API key")],
-        ),
-        (
-            {"bodies": {"/props": "garbage"}, "headers": LLAMA},
-            [("ok", "healthy (200)"), ("ok", "/props is empty")],
-        ),
-    ],
-)
-def test_server_checks_report_unusual_responses(answers, expected):
-    assert check_server(**answers) == expected
-
-
-def test_server_checks_warn_when_server_is_not_llama_cpp():
-    assert [status for status, _ in check_server()] == ["ok", "warn"]
-
-
-def test_server_checks_bypass_proxy_for_loopback_server(monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert check_server(headers=LLAMA)[0] == ("ok", "healthy (200)")
-
-
-def test_server_checks_fail_when_server_is_unreachable():
-    [check] = server_checks("http://127.0.0.1:1", 1)
-    assert (check.status, check.remedy) == ("fail", "Start llama-server there, or correct the URL")
-
-
 def test_gpu_checks_do_not_fail_without_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("NVML_DEVICES", str(tmp_path / "none"))  # hides the driver of other tests
     [check] = gpu_checks()
@@ -380,14 +307,6 @@ def test_json_report_contains_every_check_and_option():
     }
     assert report["options"]["otlp_headers"]["value"] == "***"
     assert report["options"]["gpu_interval_ms"]["source"] == "default"
-
-
-def test_server_checks_mask_credentials_and_send_them_to_the_server_only():
-    with http_receiver(headers=LLAMA) as receiver:
-        url = receiver.url.replace("//", "//user:swordfish@")
-        checks = server_checks(f"{url}/v1?api_key=swordfish", 2)
-    assert checks[0].status == "ok"
-    assert "swordfish" not in repr(checks)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])

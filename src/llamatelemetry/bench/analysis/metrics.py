@@ -52,9 +52,7 @@ def _prefill_rate(record: RequestRecord) -> Sequence[float]:
 
 def _decode_rate(record: RequestRecord) -> Sequence[float]:
     # The last prefill batch produces the first token, so decoding produces one fewer.
-    if not record.decode_s or record.decoded_tokens is None or record.decoded_tokens < 2:
-        return ()
-    return ((record.decoded_tokens - 1) / record.decode_s,)
+    return (1 / record.engine_tpot_s,) if record.engine_tpot_s else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,16 @@ METRICS: Final = (
     Metric("itl", "ITL", lambda record: record.gaps_s, "time between two chunks of a response"),
     Metric("tpot", "TPOT", _field("tpot_s"), "time after the first token / (output tokens - 1)"),
     Metric("e2e", "E2E", _field("e2e_s"), "scheduled time to the end of the response"),
-    Metric("queue", "Queue", _field("queue_s"), "time waiting for a slot", clock="engine"),
+    Metric("queue", "Queue", _field("queue_s"), "wait before the prefill", clock="engine"),
     Metric("prefill", "Prefill", _field("prefill_s"), "prompt processing time", clock="engine"),
     Metric("decode", "Decode", _field("decode_s"), "time after the first token", clock="engine"),
+    Metric(
+        "engine_tpot",
+        "Engine TPOT",
+        _field("engine_tpot_s"),
+        "decode time / (output tokens - 1)",
+        clock="engine",
+    ),
     Metric(
         "remainder",
         "Remainder",

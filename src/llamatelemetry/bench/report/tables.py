@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME
 from llamatelemetry.bench.analysis.statistics import missing_intervals
+from llamatelemetry.genai.engines.catalog import ENGINE_BY_PROVIDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 UNKNOWN: Final = "–"  # noqa: RUF001 - the usual sign in tables
 UNSUPPORTED: Final = "?"
 _INTERVAL: Final = "p50 95% CI"
+_PHASES: Final = frozenset({"queue", "prefill", "decode"})
+_ROUTE: Final = "/v1/chat/completions"
 _SWEPT: Final = (("ttft", 0.5), ("ttft", 0.95), ("tpot", 0.5), ("e2e", 0.5), ("e2e", 0.95))
 
 
@@ -36,7 +39,7 @@ class Table:
 def results_table(results: BenchmarkResults) -> Table:
     """Return the table of a benchmark's metrics."""
     rows = [_metric_row(summary) for summary in results.figures.values()]
-    notes = [*total_lines(results.totals), *_prompt_lines(results)]
+    notes = [*total_lines(results.totals), *_prompt_lines(results), *_engine_lines(results)]
     if any(UNSUPPORTED in cell for row in rows for cell in row):
         notes.append(
             f"{UNSUPPORTED} too few requests for a reliable percentile (p90: 29, p95: 59, p99: 299)"
@@ -64,6 +67,20 @@ def _prompt_lines(results: BenchmarkResults) -> list[str]:
     measured = f"{min(known)} to {max(known)}" if len(known) > 1 else next(map(str, known), "not")
     reported = f"{measured} reported by the server"
     return [f"Prompts of {wanted} tokens, {results.settings['input_tokens_method']}; {reported}"]
+
+
+def _engine_lines(results: BenchmarkResults) -> list[str]:
+    """Return what makes the engine report its phases, if it reported none."""
+    engine = ENGINE_BY_PROVIDER.get(results.fingerprint.get("server", ""))
+    if engine is None or not _PHASES.isdisjoint(results.figures):
+        return []
+    return [
+        f"{engine.name} reports {', '.join(source.figures)} with {source.needs.replace('`', '')}"
+        for route in engine.routes
+        if _ROUTE in route.paths
+        for source in route.sources
+        if source.needs and source.on_streams is not None and _PHASES & {*source.figures}
+    ]
 
 
 def _metric_row(summary: MetricSummary) -> tuple[str, ...]:

@@ -150,8 +150,8 @@ class _OpenAI(BenchmarkTarget):
             models = None
         kind = server_kind(_first_model(models))
         self.facts = ServerFacts(kind, fingerprint={} if kind is None else {"server": kind})
+        self.provider = kind or self.provider
         if kind == PROVIDER_LLAMA_CPP:
-            self.provider = PROVIDER_LLAMA_CPP
             self._llama = _llama_client(self._client)
         if self._llama is not None:
             self.facts = await _fetch_llama_facts(self._llama)

@@ -290,7 +290,9 @@ class Observation:
             prefill_s=phases and phases.prefill_s,
             decode_s=phases and phases.decode_s,
             prefilled_tokens=timings and timings.prompt_tokens,
-            decoded_tokens=timings and timings.predicted_tokens,
+            decoded_tokens=(
+                timings.predicted_tokens if timings and timings.has_exact_bounds else None
+            ),
             error=failure and failure.type,
             http_status=failure and failure.status_code,
             **self._span_ids(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import InferenceEngine, as_str, get_field
+from llamatelemetry.genai import InferenceEngine, provider_from_models
 from llamatelemetry.semconv.operations import PROVIDER_HUGGINGFACE, PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _UNKNOWN_PROVIDER: Final = "_OTHER"
 _TRANSFORMERS: Final = "llamatelemetry.transformers"
-# Values of `owned_by` in a server's list of models.
-_KINDS: Final = {"llamacpp": PROVIDER_LLAMA_CPP, "vllm": "vllm", "sglang": "sglang"}
 _IGNORES_EOS: Final = frozenset({PROVIDER_LLAMA_CPP, "vllm", "sglang"})
 
 
@@ -37,7 +35,7 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """Properties of the server under test. `kind` is `llama_cpp`, `vllm`, `sglang` or unknown.
+    """Properties of the server under test. `kind` is its provider, such as `vllm`, if proved.
 
     The server processes `slots` requests in parallel, and was processing `busy` requests of other
     clients. The `fingerprint` must be equal in two benchmarks to compare them.
@@ -106,7 +104,7 @@ class EngineTarget(BenchmarkTarget):
 
 def server_kind(model: Any) -> str | None:
     """Return the kind of a server by an entry of its list of models: `ServerFacts.kind`."""
-    return _KINDS.get(as_str(get_field(model, "owned_by")) or "")
+    return provider_from_models({"data": [model]})
 
 
 def make_target(client: Any) -> BenchmarkTarget:

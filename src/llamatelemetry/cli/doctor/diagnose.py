@@ -2,7 +2,7 @@
 
 They show what OpenTelemetry would load, and whether the export endpoints accept telemetry. Each
 check is one line with a remedy. Nothing is instrumented and no file is written. The only network
-traffic is one empty export per signal, and two GET requests to the server of `--server`.
+traffic is one empty export per signal, and some GET requests to the server of `--server`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from llamatelemetry.cli.doctor.check import (
 )
 from llamatelemetry.cli.doctor.config import config_checks, resolve
 from llamatelemetry.cli.doctor.imports import import_problems
+from llamatelemetry.cli.doctor.inference_server import server_checks
 from llamatelemetry.cli.doctor.reach import exporter_checks, without_disabling_all
 from llamatelemetry.cli.doctor.sampling import sampling_checks
 from llamatelemetry.cli.doctor.versions import installed_distributions, version_checks
@@ -177,7 +178,7 @@ def _exporter_plans(
 def _server_jobs(server: str | None) -> list[Job]:
     if server is None:
         return []
-    run = partial(machine.server_checks, server, PROBE_TIMEOUT_S / 2)
+    run = partial(server_checks, server, PROBE_TIMEOUT_S / 2)
     return [Job(SERVER, mask_url(server), run)]
 
 

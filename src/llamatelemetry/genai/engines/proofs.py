@@ -67,6 +67,11 @@ _PROVIDER_BY_USAGE_FIELD: Final = {
     "timing_prompt_processing": LOCAL_AI,
     "prefill_duration_ttft": LEMONADE,
 }
+# All of these fields of `/info` together.
+_PROVIDER_BY_INFO: Final = (
+    (frozenset({"max_best_of", "max_stop_sequences"}), TGI),
+    (frozenset({"tokenization_workers", "max_batch_tokens"}), TEI),
+)
 # All of these headers together.
 _PROVIDER_BY_HEADERS: Final = (
     (("x-validation-time", "x-time-per-token", "x-generated-tokens"), TGI),
@@ -115,6 +120,12 @@ def provider_from_models(reply: Any) -> str | None:
     if provider == VLLM and get_field(models[0], "max_model_len") is None:
         return None  # Every model list of vLLM has this field.
     return provider
+
+
+def provider_from_info(reply: Any) -> str | None:
+    """Return the provider that a reply of `GET /info` proves."""
+    fields = as_fields(reply).keys()
+    return next((provider for names, provider in _PROVIDER_BY_INFO if fields >= names), None)
 
 
 def provider_from_body(fields: Mapping[str, Any], usage: Mapping[str, Any]) -> str | None:
