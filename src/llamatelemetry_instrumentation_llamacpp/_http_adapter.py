@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import (
     BodyCapture,
@@ -19,9 +19,14 @@ from llamatelemetry.genai import (
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamatelemetry.genai import Observer
     from llamatelemetry_instrumentation_llamacpp._http_call import HttpCall
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
+
+
+_STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson")
 
 
 class HttpClientAdapter(ABC):
@@ -29,10 +34,14 @@ class HttpClientAdapter(ABC):
 
     # Whether the bytes that `observe_body` passes on are decompressed.
     observes_decoded = False
+    status_field = "status_code"
+    # The library that sends the requests of this one, if another adapter is for it.
+    sent_by: str | None = None
+    library: str
 
     @abstractmethod
-    def request_body(self, request: Any) -> bytes | str | None:
-        """Return the body if it is in memory. A streamed body is not read."""
+    def request_body(self, request: Any) -> Any:
+        """Return the body if it is in memory: bytes, text, or JSON. A streamed body is not read."""
 
     @abstractmethod
     def is_part_of(self, client: Any, request: Any, outer: HttpCall, /) -> bool:
@@ -59,6 +68,26 @@ class HttpClientAdapter(ABC):
         return True
 
 
+class RequestArguments:
+    """A request that a library takes as the arguments of one function.
+
+    Attributes:
+        url: The absolute URL.
+        body: The body, or the JSON value that becomes it.
+        headers: A copy of the headers, with names in lower case.
+    """
+
+    def __init__(self, url: str, body: Any, headers: Mapping[str, str]) -> None:
+        self.url = url
+        self.body = body
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self._given = self.headers
+
+    def added_headers(self) -> dict[str, str]:
+        """Return the headers that were added, which the function does not have yet."""
+        return {name: value for name, value in self.headers.items() if name not in self._given}
+
+
 class HttpResponse:
     """The status, headers and body of a response.
 
@@ -66,30 +95,38 @@ class HttpResponse:
     other servers need not pay.
     """
 
-    __slots__ = ("_headers", "at_ns", "content", "response", "status")
+    __slots__ = ("at_ns", "content", "headers", "response", "status")
 
     def __init__(self, adapter: HttpClientAdapter, response: Any) -> None:
         self.at_ns = perf_counter_ns()
         self.response = response
-        self.status: int = response.status_code
-        self._headers = response.headers
+        self.status: int = getattr(response, adapter.status_field)
+        self.headers = response.headers
         self.content = adapter.content(response)
 
     @property
-    def is_llama_cpp(self) -> bool:
-        """Whether the headers prove that the server is llama.cpp."""
-        return provider_from_headers(self._headers) is not None
+    def provider(self) -> str | None:
+        """The provider that the headers prove."""
+        return provider_from_headers(self.headers)
 
     @property
-    def is_event_stream(self) -> bool:
-        """Whether the body is a stream of server-sent events."""
-        content_type: str = self._headers.get("content-type", "")
-        return content_type.startswith("text/event-stream")
+    def is_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events or JSON lines."""
+        return self._content_type.startswith(_STREAM_TYPES)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body is one JSON value."""
+        return self._content_type.startswith("application/json")
+
+    @property
+    def _content_type(self) -> str:
+        return self.headers.get("content-type", "")
 
     @property
     def encoding(self) -> str:
         """The content encoding; empty if the body is not compressed."""
-        return self._headers.get("content-encoding", "")
+        return self.headers.get("content-encoding", "")
 
 
 def parse_content(
@@ -97,7 +134,7 @@ def parse_content(
 ) -> Response:
     """Parse a response with a complete body."""
     content = http.content or b""
-    if http.is_event_stream and http.status < 300:
+    if http.is_stream and http.status < 300:
         accumulator = match.route.make_accumulator(request, content_max_chars)
         for event in EventReader().feed(content):
             accumulator.add(event)
