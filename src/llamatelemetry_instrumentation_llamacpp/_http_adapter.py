@@ -47,6 +47,10 @@ class HttpClientAdapter(ABC):
     def is_part_of(self, client: Any, request: Any, outer: HttpCall, /) -> bool:
         """Return whether the request belongs to an outer one, such as a redirect or a cache."""
 
+    def is_resend(self, _client: Any, _outer: HttpCall, /) -> bool:
+        """Return whether a part of the outer request sends it again."""
+        return True
+
     @abstractmethod
     def content(self, response: Any) -> bytes | None:
         """Return the decoded body if it has been read."""

@@ -169,7 +169,7 @@ class HttpCall:
         """Return whether another request is this one, sent again or by a lower library."""
         if adapter is self.adapter:
             is_same = adapter.is_part_of(inner.client, inner.request, self)
-            if is_same:
+            if is_same and adapter.is_resend(inner.client, self):
                 self.on_resend()
             return is_same
         return inner.match.route is self._match.route and (

@@ -114,9 +114,11 @@ class _Urllib3Adapter(HttpClientAdapter):
         # A file or an iterator would be consumed by reading it.
         return request.body if isinstance(request.body, (bytes, str)) else None
 
-    def is_part_of(self, client: Any, request: Any, outer: HttpCall) -> bool:
-        # A pool calls itself for each retry, a manager for each redirect; a manager calls pools.
-        return client is outer.client or request.url == outer.request.url
+    def is_part_of(self, _client: Any, _request: Any, _outer: HttpCall) -> bool:
+        return True  # It runs no code of the application that could send another one.
+
+    def is_resend(self, client: Any, outer: HttpCall) -> bool:
+        return client is outer.client  # Else a manager calls a pool.
 
     def content(self, response: Any) -> bytes | None:
         # Reading `data` of an unread response would read its body.

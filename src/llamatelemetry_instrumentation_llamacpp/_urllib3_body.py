@@ -10,8 +10,10 @@ body, such as `data`, `json` and `readline`, calls one of the methods that are o
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
+
+from llamatelemetry.genai import content_decoder, internal_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ def observe_body(response: Any, observer: Observer, encoding: str) -> None:
     """Pass the decoded bytes of the body to `observer` while the application reads them."""
     try:
         # Before the class is changed: its methods use it.
-        response.__dict__[_BODY] = _Body(observer, is_encoded=bool(encoding))
+        response.__dict__[_BODY] = _Body(observer, encoding)
         response.__class__ = _observed(response.__class__)
     except (AttributeError, TypeError):  # A custom transport adapter, which does not use urllib3.
         observer.on_close()
@@ -35,33 +37,43 @@ def observe_body(response: Any, observer: Observer, encoding: str) -> None:
 class _Body:
     """Reports what a response reads. The end of the response abandons the stream."""
 
-    __slots__ = ("_is_encoded", "observer")
+    __slots__ = ("_decode", "is_reading", "observer")
 
-    def __init__(self, observer: Observer, *, is_encoded: bool) -> None:
+    def __init__(self, observer: Observer, encoding: str) -> None:
         self.observer = observer
-        self._is_encoded = is_encoded
+        self.is_reading = False  # urllib3 closes the response itself when a read ends or fails
+        self._decode = content_decoder(encoding)
 
-    def read(
-        self, response: Any, read: Callable[..., bytes], args: Arguments, kwargs: Keywords
-    ) -> bytes:
-        """Read a part of the body."""
+    def read(self, read: Callable[[], bytes], *, is_decoded: bool) -> bytes:
+        """Read a part of the body with `read`, and report it decoded."""
+        self.is_reading = True
         try:
-            data = read(*args, **kwargs)
+            data = read()
         except BaseException as error:
             self.observer.on_error(error)
             raise
-        self.pass_on(response, data, args, kwargs)
+        finally:
+            self.is_reading = False
+        if data:
+            try:
+                if is_decoded:
+                    self.observer.on_chunk(data)
+                elif self._decode is not None:
+                    self.observer.on_chunk(self._decode(data))
+            except Exception as error:
+                internal_errors.log_once("reading the bytes of a response", error)
         return data
 
-    def pass_on(self, response: Any, data: bytes, args: Arguments, kwargs: Keywords) -> None:
-        """Report bytes, unless they are encoded."""
-        if not data:
-            return
-        is_decoded = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        if is_decoded is None:
-            is_decoded = response.decode_content
-        if is_decoded or not self._is_encoded:
-            self.observer.on_chunk(data)
+
+def _is_decoded(args: Arguments, kwargs: Keywords, default: Any) -> bool:
+    given = args[1] if len(args) > 1 else kwargs.get("decode_content")
+    return bool(default if given is None else given)
+
+
+def _report_close(response: Any) -> None:
+    body: _Body | None = response.__dict__.get(_BODY)
+    if body is not None and not body.is_reading:
+        body.observer.on_close()
 
 
 # Whatever class the response has.
@@ -76,7 +88,8 @@ class _ObservedResponse(_Response):
     def read(self, *args: Any, **kwargs: Any) -> bytes:
         """Read a part of the body, or all of it."""
         body: _Body = self.__dict__[_BODY]
-        data = body.read(self, super().read, args, kwargs)
+        is_decoded = _is_decoded(args, kwargs, self.decode_content)
+        data = body.read(partial(super().read, *args, **kwargs), is_decoded=is_decoded)
         amount = args[0] if args else kwargs.get("amt")
         if amount is None or (not data and amount):
             body.observer.on_end()
@@ -85,7 +98,8 @@ class _ObservedResponse(_Response):
     def read1(self, *args: Any, **kwargs: Any) -> bytes:
         """Read the available part of the body."""
         body: _Body = self.__dict__[_BODY]
-        data = body.read(self, super().read1, args, kwargs)
+        is_decoded = _is_decoded(args, kwargs, self.decode_content)
+        data = body.read(partial(super().read1, *args, **kwargs), is_decoded=is_decoded)
         if not data:
             body.observer.on_end()
         return data
@@ -93,15 +107,10 @@ class _ObservedResponse(_Response):
     def read_chunked(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
         """Iterate over the chunks of the body as the server sent them."""
         body: _Body = self.__dict__[_BODY]
-        try:
-            for chunk in super().read_chunked(*args, **kwargs):
-                body.pass_on(self, chunk, args, kwargs)
-                yield chunk
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            body.observer.on_error(error)
-            raise
+        is_decoded = _is_decoded(args, kwargs, False)  # unlike the other methods
+        following = partial(next, super().read_chunked(*args, **kwargs), b"")
+        while chunk := body.read(following, is_decoded=is_decoded):
+            yield chunk
         body.observer.on_end()
 
     def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
@@ -111,15 +120,12 @@ class _ObservedResponse(_Response):
 
     def close(self) -> None:
         """Close the body. The stream ends here, unless the response is being destroyed."""
-        body: _Body | None = self.__dict__.get(_BODY)
-        if body is not None:
-            body.observer.on_close()
+        _report_close(self)
         super().close()
 
     def release_conn(self) -> None:
-        """Release the connection, as urllib3 itself does at the end of the body."""
-        if not self.closed:
-            self.__dict__[_BODY].observer.on_close()
+        """Release the connection. A body that was not read to its end ends here."""
+        _report_close(self)
         super().release_conn()
 
     def __del__(self) -> None:
