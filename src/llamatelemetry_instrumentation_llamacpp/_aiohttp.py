@@ -76,25 +76,24 @@ def _find_target(session: Any, url: Any) -> _Target | None:
     try:
         if session._base_url is not None:
             url = session._build_url(url)
-        match = _match_url(url) if isinstance(url, str) else match_path(url.raw_path)
-        if match is None:
-            return None
-        text = str(url)
-        parts = urlsplit(text)
-        socket = getattr(session.connector, "path", None)
-        server = _server_of(parts.scheme, parts.hostname or "", parts.port, socket=socket)
-        return _Target(text, server, match)
+        if not isinstance(url, str):
+            if match_path(url.raw_path) is None:
+                return None
+            url = str(url)
+        return _target_of(url, getattr(session.connector, "path", None))
     except Exception as error:  # Not a URL: the session raises its own error.
         internal_errors.raise_if_from_signal_handler(error)
         return None
 
 
 @lru_cache(maxsize=1024)
-def _match_url(url: str) -> RouteMatch | None:
-    return match_path(urlsplit(url).path)
-
-
-_server_of = lru_cache(maxsize=1024)(server_of)
+def _target_of(url: str, socket: str | None) -> _Target | None:
+    parts = urlsplit(url)
+    match = match_path(parts.path)
+    if match is None:
+        return None
+    server = server_of(parts.scheme, parts.hostname or "", parts.port, socket=socket)
+    return _Target(url, server, match)
 
 
 async def _send(
@@ -104,23 +103,27 @@ async def _send(
     kwargs: Keywords,
 ) -> Any:
     instrumentor, session, target = sender
-    try:
-        given = kwargs.get("headers")
-        headers = sys.modules["multidict"].CIMultiDict(given or ())
-        body = kwargs.get("data") if kwargs.get("json") is None else kwargs["json"]
-        request = RequestArguments(target.url, body, {**session.headers, **headers})
-    except Exception as error:  # Invalid arguments: the session raises its own error.
-        internal_errors.raise_if_from_signal_handler(error)
-        return await wrapped(*args, **kwargs)
+    body = kwargs.get("data") if kwargs.get("json") is None else kwargs["json"]
+
+    def read_headers() -> Any:
+        return {**session.headers, **_as_headers(kwargs.get("headers"))}
+
+    request = RequestArguments(target.url, body, read_headers)
     outgoing = OutgoingRequest(session, request, target.server, target.match)
     http_call = start_http_call(ADAPTER, instrumentor, outgoing)
     if http_call is None:
         return await wrapped(*args, **kwargs)
     added = request.added_headers()
     if added:
+        headers = _as_headers(kwargs.get("headers"))
         headers.update(added)
         kwargs = {**kwargs, "headers": headers}
     return await observe_send_async(http_call, wrapped, args, kwargs)
+
+
+def _as_headers(given: Any) -> Any:
+    """Return a copy of headers, which may be a mapping or pairs."""
+    return sys.modules["multidict"].CIMultiDict(given or ())
 
 
 class _AiohttpAdapter(HttpClientAdapter):

@@ -19,7 +19,7 @@ from llamatelemetry.genai import (
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from llamatelemetry.genai import Observer
     from llamatelemetry_instrumentation_llamacpp._http_call import HttpCall
@@ -75,21 +75,37 @@ class HttpClientAdapter(ABC):
 class RequestArguments:
     """A request that a library takes as the arguments of one function.
 
-    Attributes:
+    Args:
         url: The absolute URL.
         body: The body, or the JSON value that becomes it.
-        headers: A copy of the headers, with names in lower case.
+        read_headers: Function that returns the headers. It is called only for a known server.
     """
 
-    def __init__(self, url: str, body: Any, headers: Mapping[str, str]) -> None:
+    def __init__(self, url: str, body: Any, read_headers: Callable[[], Mapping[str, str]]) -> None:
         self.url = url
         self.body = body
-        self.headers = {name.lower(): value for name, value in headers.items()}
-        self._given = self.headers
+        self._read_headers = read_headers
+        self._given: dict[str, str] | None = None
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """A copy of the headers, with names in lower case."""
+        if self._headers is None:
+            headers = self._read_headers()
+            self._given = self._headers = {name.lower(): headers[name] for name in headers}
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: dict[str, str]) -> None:
+        self._headers = headers
 
     def added_headers(self) -> dict[str, str]:
         """Return the headers that were added, which the function does not have yet."""
-        return {name: value for name, value in self.headers.items() if name not in self._given}
+        given, headers = self._given, self._headers
+        if headers is given or headers is None:
+            return {}
+        return {name: headers[name] for name in headers if given is None or name not in given}
 
 
 class HttpResponse:

@@ -79,7 +79,7 @@ def _start(
         absolute = url if parts.scheme or server is None else server.origin + url
         headers: Any = given.get("headers")
         headers = client.headers if headers is None else headers
-        request = RequestArguments(absolute, given.get("body"), headers)
+        request = RequestArguments(absolute, given.get("body"), lambda: headers)
     except Exception as error:  # Invalid arguments: urllib3 raises its own error.
         internal_errors.raise_if_from_signal_handler(error)
         return None
