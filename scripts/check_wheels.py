@@ -134,7 +134,8 @@ environment, modules = dict(os.environ), set(sys.modules)
 import llamatelemetry
 new = set(sys.modules) - modules
 heavy = ("opentelemetry", "wrapt", "openai", "transformers", "torch", "httpx", "httpx2",
-         "requests", "aiohttp", "urllib3", "pynvml", "graphistry", "pandas", "rich", "typer", "xllamacpp", "grpc")
+         "requests", "aiohttp", "urllib3", "pynvml", "graphistry", "pandas", "rich", "typer",
+         "xllamacpp", "grpc")
 problems = [name for name in sorted(new) if name.split(".")[0] in heavy]
 problems += ["environment"] if dict(os.environ) != environment else []
 problems += [str(thread) for thread in threading.enumerate()[1:]]
