@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import wrapt
@@ -43,7 +44,7 @@ def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
         wrapped: Callable[..., Any], session: Any, args: Arguments, kwargs: Keywords
     ) -> Awaitable[Any]:
         method = args[0] if args else kwargs.get("method")
-        if method not in {"POST", "post"}:
+        if not isinstance(method, str) or method.upper() != "POST":
             return wrapped(*args, **kwargs)
         url = args[1] if len(args) > 1 else kwargs.get("str_or_url")
         target = _find_target(session, url)
@@ -104,9 +105,13 @@ async def _send(
 ) -> Any:
     instrumentor, session, target = sender
     body = kwargs.get("data") if kwargs.get("json") is None else kwargs["json"]
+    given: Any = kwargs.get("headers")
+    if isinstance(given, Iterator):  # It can be read only once.
+        given = tuple(cast("Iterator[Any]", given))
+        kwargs = {**kwargs, "headers": given}
 
     def read_headers() -> Any:
-        return {**session.headers, **_as_headers(kwargs.get("headers"))}
+        return {**session.headers, **_as_headers(given)}
 
     request = RequestArguments(target.url, body, read_headers)
     outgoing = OutgoingRequest(session, request, target.server, target.match)
@@ -115,7 +120,7 @@ async def _send(
         return await wrapped(*args, **kwargs)
     added = request.added_headers()
     if added:
-        headers = _as_headers(kwargs.get("headers"))
+        headers = _as_headers(given)
         headers.update(added)
         kwargs = {**kwargs, "headers": headers}
     return await observe_send_async(http_call, wrapped, args, kwargs)

@@ -121,6 +121,27 @@ def test_aiohttp_json_and_data_are_recorded(instrumented: Recorder) -> None:
     assert instrumented.call().name == "chat smol"
 
 
+def test_aiohttp_headers_of_the_application_are_not_changed(
+    instrument: Callable[..., Recorder],
+) -> None:
+    instrument(llamacpp_allow=("127.0.0.1",))
+    given = {"X-Own": "1"}
+
+    async def run(server: ScriptedHttpServer) -> None:
+        url = f"{server.origin}/v1/chat/completions"
+        async with aiohttp.ClientSession(headers={"X-Session": "2"}) as session:
+            for headers in (given, iter(given.items()), {"Traceparent": "mine"}, None):
+                async with session.post(url, json=BODY, headers=headers) as response:
+                    await response.read()
+
+    with scripted(PLAIN) as server:
+        asyncio.run(run(server))
+    assert given == {"X-Own": "1"}
+    assert [b"X-Own: 1" in sent for sent in server.requests] == [True, True, False, False]
+    assert all(sent.lower().count(b"traceparent") == 1 for sent in server.requests)
+    assert all(b"X-Session: 2" in sent for sent in server.requests)
+
+
 def test_aiohttp_response_released_early_ends_call(instrumented: Recorder) -> None:
     async def run(server: ScriptedHttpServer) -> None:
         async with aiohttp.ClientSession(server.origin) as session:
