@@ -41,10 +41,13 @@ def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
             wrapped: Callable[..., Any], client: Any, args: Arguments, kwargs: Keywords
         ) -> Any:
             method = args[0] if args else kwargs.get("method")
-            if method != "POST" or len(args) > len(names):
+            if method != "POST":
+                return wrapped(*args, **kwargs)
+            found = _match_url(args[1] if len(args) > 1 else kwargs.get("url"))
+            if found is None or len(args) > len(names):
                 return wrapped(*args, **kwargs)
             given = {**kwargs, **dict(zip(names, args, strict=False))} if args else kwargs
-            request = _start(instrumentor, client, given)
+            request = _start(instrumentor, client, found, given)
             if request is None:
                 return wrapped(*args, **kwargs)
             http_call, keywords = request
@@ -65,14 +68,15 @@ def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
 
 
 def _start(
-    instrumentor: LlamaCppInstrumentor, client: Any, given: Mapping[str, Any]
+    instrumentor: LlamaCppInstrumentor,
+    client: Any,
+    found: tuple[RouteMatch, SplitResult],
+    given: Mapping[str, Any],
 ) -> tuple[HttpCall, Mapping[str, Any]] | None:
     """Return the call and the arguments, which may have more headers, or `None`."""
+    match, parts = found
     try:
-        url: Any = given.get("url")
-        match, parts = _match_url(url)
-        if match is None:
-            return None
+        url: str = given["url"]
         # A pool has the path only, unless it is that of a proxy.
         where = (parts.scheme, parts.hostname or "", parts.port)
         server = _server_of(*(where if parts.scheme else (client.scheme, client.host, client.port)))
@@ -95,10 +99,18 @@ def _start(
     return http_call, given
 
 
+def _match_url(url: Any) -> tuple[RouteMatch, SplitResult] | None:
+    try:
+        return _match_text(url) if isinstance(url, str) else None
+    except ValueError:  # Not a URL: urllib3 raises its own error.
+        return None
+
+
 @lru_cache(maxsize=1024)
-def _match_url(url: str) -> tuple[RouteMatch | None, SplitResult]:
+def _match_text(url: str) -> tuple[RouteMatch, SplitResult] | None:
     parts = urlsplit(url)
-    return match_path(parts.path), parts
+    match = match_path(parts.path)
+    return None if match is None else (match, parts)
 
 
 _server_of = lru_cache(maxsize=1024)(server_of)
