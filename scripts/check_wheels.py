@@ -134,7 +134,8 @@ environment, modules = dict(os.environ), set(sys.modules)
 import llamatelemetry
 new = set(sys.modules) - modules
 heavy = ("opentelemetry", "wrapt", "openai", "transformers", "torch", "httpx", "httpx2",
-         "requests", "pynvml", "graphistry", "pandas", "rich", "typer", "xllamacpp", "grpc")
+         "requests", "aiohttp", "urllib3", "pynvml", "graphistry", "pandas", "rich", "typer",
+         "xllamacpp", "grpc")
 problems = [name for name in sorted(new) if name.split(".")[0] in heavy]
 problems += ["environment"] if dict(os.environ) != environment else []
 problems += [str(thread) for thread in threading.enumerate()[1:]]
@@ -200,7 +201,7 @@ def check_whole_product(environment: Environment) -> None:
     ours = {name for name in environment.installed() if name.startswith(DISTRO)}
     expect(ours, set(SOURCES), "distributions of llamatelemetry")
     expect(environment.evaluate(IMPORT_TAKES_NO_ACTION), [], "import llamatelemetry")
-    # The OTLP exporter installs requests, which is enough for the llama.cpp plugin.
+    # The OTLP exporter installs requests, which is enough for the plugin for inference servers.
     llamacpp = {"llamatelemetry_llamacpp"}
     expect(
         environment.active_instrumentors(),

@@ -1,11 +1,12 @@
-"""OpenTelemetry instrumentation of llama.cpp: HTTP servers and in-process bindings.
+"""OpenTelemetry instrumentation of inference servers over HTTP, and of llama.cpp in process.
 
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 
     LlamaCppInstrumentor().instrument()
 
-Requests through httpx, httpx2 and requests are recorded if they go to a llama.cpp server,
-independent of the library that builds them. All other requests are passed on unchanged.
+Requests through httpx, httpx2, requests, aiohttp and urllib3 are recorded if they go to llama.cpp,
+Ollama, vLLM, SGLang or another known server, independent of the library that builds them. All other
+requests are passed on unchanged.
 `opentelemetry-instrument` instruments by itself. Neither importing this package nor instrumenting
 imports any of the libraries: they are patched when the application imports them.
 """
@@ -25,7 +26,14 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from llamatelemetry import __version__
 from llamatelemetry.config import sdk_disabled
 from llamatelemetry.genai import PatchTable, plugin_instrumenter
-from llamatelemetry_instrumentation_llamacpp import _httpx, _llama_cpp, _requests, _xllamacpp
+from llamatelemetry_instrumentation_llamacpp import (
+    _aiohttp,
+    _httpx,
+    _llama_cpp,
+    _requests,
+    _urllib3,
+    _xllamacpp,
+)
 from llamatelemetry_instrumentation_llamacpp._origins import Origins
 
 if TYPE_CHECKING:
@@ -38,13 +46,15 @@ _INSTRUMENTS_ANY = (
     "httpx >= 0.24",
     "httpx2 >= 2",
     "requests >= 2.28",
+    "aiohttp >= 3.8",
+    "urllib3 >= 2",
     "llama-cpp-python >= 0.2.80",
     "xllamacpp >= 2026",
 )
 
 
 class LlamaCppInstrumentor(BaseInstrumentor):
-    """Records one span and its metrics for each call that this process makes to llama.cpp."""
+    """Records one span and its metrics for each call to an inference server, or to llama.cpp here."""
 
     _table: PatchTable | None = None
 
@@ -64,7 +74,7 @@ class LlamaCppInstrumentor(BaseInstrumentor):
         options = self.instrumenter.config
         self.origins = Origins(options.llamacpp_allow, options.llamacpp_deny)
         if self._table is None:
-            libraries = (_httpx, _requests, _llama_cpp, _xllamacpp)
+            libraries = (_httpx, _requests, _aiohttp, _urllib3, _llama_cpp, _xllamacpp)
             self._table = PatchTable(
                 point for library in libraries for point in library.patch_points(self)
             )

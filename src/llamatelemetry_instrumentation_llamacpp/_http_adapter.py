@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai import (
     BodyCapture,
@@ -19,9 +19,14 @@ from llamatelemetry.genai import (
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from llamatelemetry.genai import Observer
     from llamatelemetry_instrumentation_llamacpp._http_call import HttpCall
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
+
+
+_STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson")
 
 
 class HttpClientAdapter(ABC):
@@ -29,14 +34,22 @@ class HttpClientAdapter(ABC):
 
     # Whether the bytes that `observe_body` passes on are decompressed.
     observes_decoded = False
+    status_field = "status_code"
+    # The library that sends the requests of this one, if another adapter is for it.
+    sent_by: str | None = None
+    library: str
 
     @abstractmethod
-    def request_body(self, request: Any) -> bytes | str | None:
-        """Return the body if it is in memory. A streamed body is not read."""
+    def request_body(self, request: Any) -> Any:
+        """Return the body if it is in memory: bytes, text, or JSON. A streamed body is not read."""
 
     @abstractmethod
     def is_part_of(self, client: Any, request: Any, outer: HttpCall, /) -> bool:
         """Return whether the request belongs to an outer one, such as a redirect or a cache."""
+
+    def is_resend(self, _client: Any, _outer: HttpCall, /) -> bool:
+        """Return whether a part of the outer request sends it again."""
+        return True
 
     @abstractmethod
     def content(self, response: Any) -> bytes | None:
@@ -59,6 +72,42 @@ class HttpClientAdapter(ABC):
         return True
 
 
+class RequestArguments:
+    """A request that a library takes as the arguments of one function.
+
+    Args:
+        url: The absolute URL.
+        body: The body, or the JSON value that becomes it.
+        read_headers: Function that returns the headers. It is called only for a known server.
+    """
+
+    def __init__(self, url: str, body: Any, read_headers: Callable[[], Mapping[str, str]]) -> None:
+        self.url = url
+        self.body = body
+        self._read_headers = read_headers
+        self._given: dict[str, str] | None = None
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """A copy of the headers, with names in lower case."""
+        if self._headers is None:
+            headers = self._read_headers()
+            self._given = self._headers = {name.lower(): headers[name] for name in headers}
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+
+    def added_headers(self) -> dict[str, str]:
+        """Return the headers that were added, which the function does not have yet."""
+        given, headers = self._given, self._headers
+        if headers is given or headers is None:
+            return {}
+        return {name: headers[name] for name in headers if given is None or name not in given}
+
+
 class HttpResponse:
     """The status, headers and body of a response.
 
@@ -66,30 +115,38 @@ class HttpResponse:
     other servers need not pay.
     """
 
-    __slots__ = ("_headers", "at_ns", "content", "response", "status")
+    __slots__ = ("at_ns", "content", "headers", "response", "status")
 
     def __init__(self, adapter: HttpClientAdapter, response: Any) -> None:
         self.at_ns = perf_counter_ns()
         self.response = response
-        self.status: int = response.status_code
-        self._headers = response.headers
+        self.status: int = getattr(response, adapter.status_field)
+        self.headers = response.headers
         self.content = adapter.content(response)
 
     @property
-    def is_llama_cpp(self) -> bool:
-        """Whether the headers prove that the server is llama.cpp."""
-        return provider_from_headers(self._headers) is not None
+    def provider(self) -> str | None:
+        """The provider that the headers prove."""
+        return provider_from_headers(self.headers)
 
     @property
-    def is_event_stream(self) -> bool:
-        """Whether the body is a stream of server-sent events."""
-        content_type: str = self._headers.get("content-type", "")
-        return content_type.startswith("text/event-stream")
+    def is_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events or JSON lines."""
+        return self._content_type.startswith(_STREAM_TYPES)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body is one JSON value."""
+        return self._content_type.startswith("application/json")
+
+    @property
+    def _content_type(self) -> str:
+        return self.headers.get("content-type", "")
 
     @property
     def encoding(self) -> str:
         """The content encoding; empty if the body is not compressed."""
-        return self._headers.get("content-encoding", "")
+        return self.headers.get("content-encoding", "")
 
 
 def parse_content(
@@ -97,7 +154,7 @@ def parse_content(
 ) -> Response:
     """Parse a response with a complete body."""
     content = http.content or b""
-    if http.is_event_stream and http.status < 300:
+    if http.is_stream and http.status < 300:
         accumulator = match.route.make_accumulator(request, content_max_chars)
         for event in EventReader().feed(content):
             accumulator.add(event)

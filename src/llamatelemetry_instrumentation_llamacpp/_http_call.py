@@ -1,8 +1,8 @@
 """One HTTP request to an inference endpoint, with any HTTP client library.
 
-If the server is known to be llama.cpp, the request is a call from the start. Otherwise only the
-start time is kept until the response proves that the server is llama.cpp. The call is then
-started retroactively, at that time.
+If the server is known to be an inference server, the request is a call from the start. Otherwise only
+the start time is kept until the response proves which engine the server is. The call is then started
+retroactively, at that time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from opentelemetry import context as context_api
 
 from llamatelemetry.genai import (
     BodyBytesObserver,
+    BodyCapture,
     Call,
     EventBytesObserver,
     Instrumenter,
+    ProvisionalBodyObserver,
     ProvisionalObserver,
     Request,
     Response,
@@ -27,7 +29,9 @@ from llamatelemetry.genai import (
     current_call,
     event_bytes_observer,
     internal_errors,
+    may_prove_engine,
     parse_body,
+    read_engine_headers,
     server_metadata_cache,
 )
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
@@ -39,7 +43,7 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import (
 from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch, parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextvars import Token
 
     from opentelemetry.context import Context
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
     from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
 
+    Arguments = tuple[Any, ...]
+    Keywords = Mapping[str, Any]
 
 _current: Final[ContextVar[HttpCall | None]] = ContextVar("llamatelemetry-http-call", default=None)
 _LARGEST_REQUEST: Final = 16 * 1024 * 1024
@@ -70,19 +76,52 @@ def start_http_call(
     try:
         if outgoing.server is None:
             return None
-        is_llama_cpp = instrumentor.origins.is_llama_cpp(outgoing.server)
-        if is_llama_cpp is False:
+        has_route = instrumentor.origins.has_route(outgoing.server, outgoing.match.route)
+        if has_route is False:
             return None
         outer = _current.get()
-        if outer is not None and adapter.is_part_of(outgoing.client, outgoing.request, outer):
-            outer.on_resend()
+        if outer is not None and outer.contains(adapter, outgoing):
             return None
         http_call = HttpCall(adapter, instrumentor.instrumenter, outgoing)
-        http_call.open(is_known=is_llama_cpp is True)
+        http_call.open(is_known=has_route is True)
     except Exception as error:
         internal_errors.log_once("starting a call over HTTP", error)
         return None
     return http_call
+
+
+def current_http_call() -> HttpCall | None:
+    """Return the HTTP call whose request is being sent in this context."""
+    return _current.get()
+
+
+def observe_send(
+    http_call: HttpCall, wrapped: Callable[..., Any], args: Arguments, kwargs: Keywords
+) -> Any:
+    """Call the library's function that sends the request, and record its response or exception."""
+    try:
+        response = wrapped(*args, **kwargs)
+    except BaseException as error:
+        http_call.on_error(error)
+        raise
+    http_call.on_response(response)
+    return response
+
+
+async def observe_send_async(
+    http_call: HttpCall, wrapped: Callable[..., Any], args: Arguments, kwargs: Keywords
+) -> Any:
+    """Do the same as `observe_send` for a coroutine function."""
+    try:
+        response = await wrapped(*args, **kwargs)
+    except GeneratorExit:
+        http_call.on_destroyed()
+        raise
+    except BaseException as error:
+        http_call.on_error(error)
+        raise
+    http_call.on_response(response)
+    return response
 
 
 class HttpCall:
@@ -92,7 +131,7 @@ class HttpCall:
         self, adapter: HttpClientAdapter, instrumenter: Instrumenter, outgoing: OutgoingRequest
     ) -> None:
         self.client, self.request, self._server, self._match = outgoing
-        self._adapter = adapter
+        self.adapter = adapter
         self._instrumenter = instrumenter
         self._call: Call | None = None
         self._context: Context | None = None
@@ -102,7 +141,7 @@ class HttpCall:
         self._started_ns = self._sent_ns = perf_counter_ns()
 
     def open(self, *, is_known: bool) -> None:
-        """Start the call now if the server is known to be llama.cpp, else keep the context."""
+        """Start the call now if the server is known to have the route, else keep the context."""
         token = None
         if is_known:
             call = self._call = self._start()
@@ -125,6 +164,23 @@ class HttpCall:
         self._instrumenter.propagation.inject(headers, self.client, self.request.url)
         if len(headers) != len(original):
             self.request.headers, self._headers = headers, original
+
+    def contains(self, adapter: HttpClientAdapter, inner: OutgoingRequest) -> bool:
+        """Return whether another request is this one, sent again or by a lower library."""
+        if adapter is self.adapter:
+            is_same = adapter.is_part_of(inner.client, inner.request, self)
+            if is_same and adapter.is_resend(inner.client, self):
+                self.on_resend()
+            return is_same
+        return inner.match.route is self._match.route and (
+            inner.server == self._server or self.adapter.sent_by == adapter.library
+        )
+
+    def on_sent(self) -> None:
+        """Restart the clock of this attempt: a library reports that it sends the request now."""
+        self._sent_ns = perf_counter_ns()
+        if self._call is not None:
+            self._call.mark_sent(self._sent_ns)
 
     def on_resend(self) -> None:
         """Restart the clock: the time before a redirect is not queue time of the server."""
@@ -171,37 +227,40 @@ class HttpCall:
         return instrumenter.start(request, started_ns=started_ns)
 
     def _body(self) -> Mapping[str, Any]:
-        body = self._adapter.request_body(self.request)
-        if not body or len(body) > _LARGEST_REQUEST:
-            return {}
-        raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
-        return as_dict(parse_body(raw, ""))
+        body = self.adapter.request_body(self.request)
+        if isinstance(body, str):
+            body = body.encode("utf-8", "replace")
+        if not isinstance(body, bytes):
+            return as_dict(body)
+        return as_dict(parse_body(body, "")) if len(body) <= _LARGEST_REQUEST else {}
 
     def on_response(self, response: Any) -> None:
         """Record a response. Its body may not have been read yet."""
         self._close()
         try:
-            http = HttpResponse(self._adapter, response)
-            is_llama_cpp = http.is_llama_cpp
-            if is_llama_cpp:
-                self._confirm_llama_cpp()
+            http = HttpResponse(self.adapter, response)
+            provider = http.provider
+            if provider is not None:
+                self._confirm(provider)
             if self._call is not None:
-                self._record(self._call, http, is_llama_cpp=is_llama_cpp)
+                self._record(self._call, http, provider)
             elif self._context is not None:
-                self._detect_llama_cpp(http)
+                self._detect_engine(http)
         except Exception as error:
             if self._call is not None:
                 self._call.finish(Response())
             internal_errors.log_once("reading a response over HTTP", error)
 
-    def _confirm_llama_cpp(self) -> Call | None:
-        """Start the call if it has not started: the server has proved to be llama.cpp."""
-        call = self._call
-        if call is None and self._context is not None:
-            call = self._start_retroactively(self._context)
+    def _confirm(self, provider: str) -> Call | None:
+        """Start the call if it has not started: the response has proved its provider."""
+        call, context = self._call, self._context
         self._context = None
+        if call is None and context is not None and self._match.route.is_served_by(provider):
+            if self._server is not None:  # so that the span starts with this provider
+                self._instrumenter.servers.remember(self._server, provider)
+            call = self._start_retroactively(context)
         if call is not None:
-            call.set_provider(PROVIDER_LLAMA_CPP)
+            call.set_provider(provider)
         return call
 
     def _start_retroactively(self, context: Context) -> Call | None:
@@ -215,66 +274,98 @@ class HttpCall:
         self._call = call
         return call
 
-    def _detect_llama_cpp(self, http: HttpResponse) -> None:
-        """Look for llama.cpp's timings in a response without its `Server` header."""
-        route = self._match.route
-        if http.status >= 300 or not route.is_bulk_wanted:
+    def _detect_engine(self, http: HttpResponse) -> None:
+        """Look for a proof of the engine in the body of a response whose headers have none."""
+        if http.status >= 300:
             return
-        if http.content is None:
-            if http.is_event_stream and not http.encoding:
-                is_networked = self._adapter.is_networked(http.response)
-                observer = self._provisional_observer(http.at_ns, is_networked)
-                self._adapter.observe_body(http.response, observer, "")
-        elif b'"timings"' in http.content:
-            found = parse_content(self._match, http, parse_request(route, {}, None), None)
-            if found.timings is not None:
-                call = self._confirm_llama_cpp()
-                if call is not None:
-                    self._record(call, http, is_llama_cpp=False)
+        if http.content is not None:
+            self._detect_in_content(http)
+        elif http.encoding and not self.adapter.observes_decoded:
+            return
+        elif http.is_stream:
+            self.adapter.observe_body(
+                http.response, self._provisional_observer(http), http.encoding
+            )
+        elif http.is_json:
+            self.adapter.observe_body(
+                http.response, self._provisional_body_observer(http), http.encoding
+            )
 
-    def _provisional_observer(self, at_ns: int, is_networked: bool) -> ProvisionalObserver:
-        # The response holds this observer, so the observer must not hold the response: a
-        # reference cycle would delay the end of abandoned streams.
-        def confirm() -> EventBytesObserver | None:
-            call = self._confirm_llama_cpp()
+    def _detect_in_content(self, http: HttpResponse) -> None:
+        match = self._match
+        if may_prove_engine(http.content or b"", is_bulk_wanted=match.route.is_bulk_wanted):
+            found = parse_content(match, http, parse_request(match.route, {}, None), None)
+            call = self._confirm(found.provider) if found.provider is not None else None
+            if call is not None:
+                self._record(call, http, found.provider)
+
+    # A response holds its observer, so an observer must not hold the response: a reference cycle
+    # would delay the end of abandoned streams.
+    def _provisional_observer(self, http: HttpResponse) -> ProvisionalObserver:
+        at_ns, headers = http.at_ns, http.headers
+        is_networked = self.adapter.is_networked(http.response)
+
+        def confirm(provider: str) -> EventBytesObserver | None:
+            call = self._confirm(provider)
             if call is None:
                 return None
             call.request.stream = True
+            call.record_response_headers(headers)
             call.mark_headers_received(at_ns)
             if is_networked:
-                self._request_props(call)
+                self._request_props(call, provider)
             return self._event_observer(call, "")
 
         return ProvisionalObserver(confirm)
 
-    def _record(self, call: Call, http: HttpResponse, *, is_llama_cpp: bool) -> None:
-        call.record_response_headers(http.response.headers)
-        redirected_s = self._adapter.redirected_s(http.response)
+    def _provisional_body_observer(self, http: HttpResponse) -> ProvisionalBodyObserver:
+        match, status, headers = self._match, http.status, http.headers
+        is_networked = self.adapter.is_networked(http.response)
+
+        def on_body(capture: BodyCapture) -> None:
+            is_bulk_wanted = match.route.is_bulk_wanted
+            if not may_prove_engine(capture.body(), is_bulk_wanted=is_bulk_wanted):
+                return
+            found = parse_capture(match, status, capture, parse_request(match.route, {}, None))
+            call = self._confirm(found.provider) if found.provider is not None else None
+            if call is not None:
+                call.record_response_headers(headers)
+                if is_networked:
+                    self._request_props(call, found.provider)
+                call.finish(parse_capture(match, status, capture, call.request))
+
+        return ProvisionalBodyObserver(on_body)
+
+    def _record(self, call: Call, http: HttpResponse, provider: str | None) -> None:
+        call.record_response_headers(http.headers)
+        redirected_s = self.adapter.redirected_s(http.response)
         if redirected_s and call.attempts == 1:
             self._sent_ns += round(redirected_s * 1e9)
             call.start_attempt(self._sent_ns)
-        if is_llama_cpp and http.status < 300 and self._adapter.is_networked(http.response):
-            self._request_props(call)
+        if http.status < 300 and self.adapter.is_networked(http.response):
+            self._request_props(call, provider)
         if self._is_parsed_outside:
             call.mark_headers_received(http.at_ns)
             call.finish(Response())
             return
-        is_event_stream = http.is_event_stream
-        call.request.stream = call.request.stream or is_event_stream
+        if provider is not None:
+            call.header_timings = read_engine_headers(http.headers, provider)
+        is_stream = http.is_stream
+        call.request.stream = call.request.stream or is_stream
         if http.content is not None:
-            headers_ns = self._adapter.headers_ns(http.response, self._sent_ns)
+            headers_ns = self.adapter.headers_ns(http.response, self._sent_ns)
             if headers_ns is not None:
                 call.mark_headers_received(headers_ns)
             call.finish(parse_content(self._match, http, call.request, call.content_max_chars))
             return
         call.mark_headers_received(http.at_ns)
-        encoding = "" if self._adapter.observes_decoded else http.encoding
+        encoding = "" if self.adapter.observes_decoded else http.encoding
         observer = (
             self._event_observer(call, encoding)
-            if is_event_stream
+            if is_stream
             else self._body_observer(call, http.status, encoding)
         )
-        self._adapter.observe_body(http.response, observer, http.encoding)
+        self.adapter.observe_body(http.response, observer, http.encoding)
 
     def _event_observer(self, call: Call, encoding: str) -> EventBytesObserver:
         route = self._match.route
@@ -289,10 +380,12 @@ class HttpCall:
             content_decoder(encoding),
         )
 
-    def _request_props(self, call: Call) -> None:
+    def _request_props(self, call: Call, provider: str | None) -> None:
         # The application did not make this request, and it carries the application's
         # credentials. It is therefore sent only if an option turns it on.
-        if self._server is not None and self._instrumenter.config.llamacpp_props:
+        if provider != PROVIDER_LLAMA_CPP or self._server is None:
+            return
+        if self._instrumenter.config.llamacpp_props:
             headers = {
                 name: value
                 for name in _CREDENTIALS

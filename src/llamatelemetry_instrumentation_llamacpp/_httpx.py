@@ -21,20 +21,20 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdap
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
+    observe_send,
+    observe_send_async,
     start_http_call,
 )
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import ModuleType
 
     from llamatelemetry.genai import Observer
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+    from llamatelemetry_instrumentation_llamacpp._http_call import Arguments, Keywords
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
-
-    _Arguments = tuple[Any, ...]
-    _Keywords = Mapping[str, Any]
 
 
 def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
@@ -59,39 +59,24 @@ class _SendWrappers:
         self._adapter = adapter
 
     def send(
-        self, wrapped: Callable[..., Any], client: Any, args: _Arguments, kwargs: _Keywords
+        self, wrapped: Callable[..., Any], client: Any, args: Arguments, kwargs: Keywords
     ) -> Any:
         """Wrap `Client.send`."""
         http_call = self._start(client, args, kwargs)
         if http_call is None:
             return wrapped(*args, **kwargs)
-        try:
-            response = wrapped(*args, **kwargs)
-        except BaseException as error:
-            http_call.on_error(error)
-            raise
-        http_call.on_response(response)
-        return response
+        return observe_send(http_call, wrapped, args, kwargs)
 
     async def send_async(
-        self, wrapped: Callable[..., Any], client: Any, args: _Arguments, kwargs: _Keywords
+        self, wrapped: Callable[..., Any], client: Any, args: Arguments, kwargs: Keywords
     ) -> Any:
         """Wrap `AsyncClient.send`."""
         http_call = self._start(client, args, kwargs)
         if http_call is None:
             return await wrapped(*args, **kwargs)
-        try:
-            response = await wrapped(*args, **kwargs)
-        except GeneratorExit:
-            http_call.on_destroyed()
-            raise
-        except BaseException as error:
-            http_call.on_error(error)
-            raise
-        http_call.on_response(response)
-        return response
+        return await observe_send_async(http_call, wrapped, args, kwargs)
 
-    def _start(self, client: Any, args: _Arguments, kwargs: _Keywords) -> HttpCall | None:
+    def _start(self, client: Any, args: Arguments, kwargs: Keywords) -> HttpCall | None:
         request: Any = args[0] if args else kwargs.get("request")
         match = _match(request)
         if match is None:
@@ -132,7 +117,7 @@ class HttpxAdapter(HttpClientAdapter):
     """The adapter of httpx or httpx2."""
 
     def __init__(self, package: str) -> None:
-        self._package = package
+        self.library = package
 
     def request_body(self, request: Any) -> bytes | None:
         # A request with a streamed body does not have this attribute.
@@ -153,7 +138,7 @@ class HttpxAdapter(HttpClientAdapter):
 
     def observe_body(self, response: Any, observer: Observer, _encoding: str) -> None:
         stream = response.stream
-        sync_kind, async_kind = _observed_kinds(self._package)
+        sync_kind, async_kind = _observed_kinds(self.library)
         kind = async_kind if hasattr(stream, "__aiter__") else sync_kind
         response.stream = kind(stream, observer)
 

@@ -29,7 +29,7 @@ from llamatelemetry.genai import (
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 from llamatelemetry_instrumentation_llamacpp._routes import (
-    LlamaCppRoute,
+    InferenceRoute,
     match_path,
     parse_request,
 )
@@ -181,7 +181,7 @@ class _CreateWrapper:
     """The wrapper of one `create_*` method."""
 
     def __init__(
-        self, instrumentor: LlamaCppInstrumentor, route: LlamaCppRoute, first: str
+        self, instrumentor: LlamaCppInstrumentor, route: InferenceRoute, first: str
     ) -> None:
         self._instrumentor = instrumentor
         self._route = route
@@ -237,7 +237,7 @@ class _CreateWrapper:
         return cast("Any", result)
 
 
-def _parse_request(route: LlamaCppRoute, body: Mapping[str, Any], llama: Any) -> Request:
+def _parse_request(route: InferenceRoute, body: Mapping[str, Any], llama: Any) -> Request:
     request = parse_request(route, body, None)
     request.model = request.model or model_name(llama.model_path)
     request.has_queue = False

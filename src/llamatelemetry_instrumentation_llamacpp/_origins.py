@@ -1,4 +1,4 @@
-"""Whether a server is llama.cpp, before it has responded."""
+"""Whether a server is an inference server, before it has responded."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llamatelemetry.genai import Server
+    from llamatelemetry_instrumentation_llamacpp._routes import InferenceRoute
 
 _MAX_CACHED: Final = 1024
 
 
 class Origins:
-    """Which servers are llama.cpp, by the options, by host name and by earlier responses.
+    """Which servers are inference servers, by the options, by host name and by earlier responses.
 
     The first matching row decides:
 
-    | Server | `is_llama_cpp` |
+    | Server | `has_route` |
     |---|---|
     | in the option `llamacpp_deny` | `False` |
-    | in the option `llamacpp_allow` | `True` |
-    | identified as llama.cpp by an earlier response | `True` |
+    | in the option `llamacpp_allow`: has the routes of llama.cpp | `True` |
+    | engine proved by an earlier response, and its servers have the route | `True` |
     | host of a known provider, such as `api.openai.com` | `False` |
     | any other | `None` |
 
     Args:
         allow: Origins such as `http://gpu1:8080`, or hosts with or without a port.
-        deny: Origins or hosts that are never llama.cpp. They take precedence over `allow`.
+        deny: Origins or hosts that are never recorded. They take precedence over `allow`.
     """
 
     def __init__(self, allow: Iterable[str] | None, deny: Iterable[str] | None) -> None:
@@ -39,16 +40,22 @@ class Origins:
         self._deny = [_parse(entry) for entry in deny or ()]
         self._configured: dict[str, bool | None] = {}
 
-    def is_llama_cpp(self, server: Server) -> bool | None:
-        """Return whether the server is llama.cpp, or `None` if only its response can show it."""
+    def has_route(self, server: Server, route: InferenceRoute) -> bool | None:
+        """Return whether a request to this route of a server calls a model.
+
+        `None` means that only the response can show it.
+        """
         try:
             configured = self._configured[server.origin]
         except KeyError:
             configured = self._look_up(server)
-        if configured is not None:
-            return configured
-        if known_servers.provider_of(server, "") == PROVIDER_LLAMA_CPP:
+        if configured is False:
+            return False
+        if configured and route.is_served_by(PROVIDER_LLAMA_CPP):
             return True
+        proved = known_servers.providers.get(server.origin)
+        if proved is not None and proved != server.provider:
+            return True if route.is_served_by(proved) else None
         return False if server.provider is not None else None
 
     def _look_up(self, server: Server) -> bool | None:

@@ -6,43 +6,35 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import wrapt
-
-from llamatelemetry.genai import PatchPoint, StreamWrapper, internal_errors, server_of
+from llamatelemetry.genai import PatchPoint, internal_errors, server_of
 from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
+    observe_send,
     start_http_call,
 )
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
+from llamatelemetry_instrumentation_llamacpp._urllib3_body import observe_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from llamatelemetry.genai import Observer, Server
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
+    from llamatelemetry_instrumentation_llamacpp._http_call import Arguments, Keywords
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
-
-    _Arguments = tuple[Any, ...]
-    _Keywords = Mapping[str, Any]
 
 
 def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrapper reads `instrumentor` at each call: it can change."""
 
-    def send(wrapped: Callable[..., Any], session: Any, args: _Arguments, kwargs: _Keywords) -> Any:
+    def send(wrapped: Callable[..., Any], session: Any, args: Arguments, kwargs: Keywords) -> Any:
         request = args[0] if args else kwargs.get("request")
         http_call = _start(instrumentor, session, request)
         if http_call is None:
             return wrapped(*args, **kwargs)
-        try:
-            response = wrapped(*args, **kwargs)
-        except BaseException as error:
-            http_call.on_error(error)
-            raise
-        http_call.on_response(response)
-        return response
+        return observe_send(http_call, wrapped, args, kwargs)
 
     return (PatchPoint("requests.sessions", "Session.send", send),)
 
@@ -72,6 +64,8 @@ def _match_url(url: str) -> tuple[RouteMatch, Server | None] | None:
 
 class _RequestsAdapter(HttpClientAdapter):
     # `redirected_s` stays 0: `Session.send` is called for each redirect.
+    library = "requests"
+    sent_by = "urllib3"
     observes_decoded = True
 
     def request_body(self, request: Any) -> bytes | str | None:
@@ -90,80 +84,7 @@ class _RequestsAdapter(HttpClientAdapter):
         return sent_ns + int(response.elapsed.total_seconds() * 1e9)
 
     def observe_body(self, response: Any, observer: Observer, encoding: str) -> None:
-        if hasattr(response.raw, "stream"):
-            response.raw = _ObservedBody(response.raw, observer, encoding)
-        else:  # A custom transport adapter, which does not use urllib3.
-            observer.on_close()
+        observe_body(response.raw, observer, encoding)
 
 
 ADAPTER: Final = _RequestsAdapter()
-
-
-# The type parameters of wrapt's class do not describe the wrapped object.
-_ObjectProxy: Any = wrapt.ObjectProxy
-
-
-class _ObservedBody(_ObjectProxy):
-    """A response of urllib3 that passes its bytes to an observer.
-
-    requests reads with `stream`, which decodes. The application may use any other method. If that
-    method is not overridden here, only the end of the body is observed.
-    """
-
-    def __init__(self, source: Any, observer: Observer, encoding: str) -> None:
-        super().__init__(source)  # pyright: ignore[reportUnknownMemberType] - the base class is `Any`
-        self._self_observer = observer
-        self._self_is_encoded = bool(encoding)
-
-    def stream(self, *args: Any, **kwargs: Any) -> Any:
-        """Iterate over the body."""
-        return self._observe(self.__wrapped__.stream(*args, **kwargs), args, kwargs)
-
-    def read_chunked(self, *args: Any, **kwargs: Any) -> Any:
-        """Iterate over the chunks of the body as the server sent them."""
-        return self._observe(self.__wrapped__.read_chunked(*args, **kwargs), args, kwargs)
-
-    def __iter__(self) -> Any:
-        return StreamWrapper(iter(self.__wrapped__), self._self_observer)
-
-    def _observe(self, source: Any, args: _Arguments, kwargs: _Keywords) -> Any:
-        is_decoded = args[1] if len(args) > 1 else kwargs.get("decode_content")
-        if self._self_is_encoded and not is_decoded:
-            return source
-        return StreamWrapper(source, self._self_observer)
-
-    def read(self, *args: Any, **kwargs: Any) -> Any:
-        """Read a part of the body, or all of it."""
-        data = self._read(self.__wrapped__.read, args, kwargs)
-        if (args[0] if args else kwargs.get("amt")) is None:
-            self._self_observer.on_end()
-        return data
-
-    def read1(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the available part of the body."""
-        return self._read(self.__wrapped__.read1, args, kwargs)
-
-    def _read(self, read: Callable[..., bytes], args: _Arguments, kwargs: _Keywords) -> bytes:
-        try:
-            data = read(*args, **kwargs)
-        except BaseException as error:
-            self._self_observer.on_error(error)
-            raise
-        if data and not self._self_is_encoded:
-            self._self_observer.on_chunk(data)
-        if not data:
-            self._self_observer.on_end()
-        return data
-
-    def close(self) -> None:
-        """Close the body. The stream ends here."""
-        self._self_observer.on_close()
-        self.__wrapped__.close()
-
-    def release_conn(self) -> None:
-        """Release the connection, as requests does after `close`."""
-        self._self_observer.on_close()
-        self.__wrapped__.release_conn()
-
-    def __del__(self) -> None:
-        self._self_observer.on_abandon()

@@ -1,13 +1,13 @@
-"""Inference endpoints of llama.cpp, and how to parse the requests and responses of each.
+"""Inference endpoints of servers, and how to parse the requests and responses of each.
 
-llama-server has its own paths in addition to those of OpenAI and Anthropic. `--api-prefix` or a
-proxy may add any prefix, so paths are matched by their end. Endpoints that do not run a model,
-such as `/tokenize`, `/apply-template` and `/props`, are not included.
+llama.cpp, Ollama and SGLang have their own paths in addition to those of OpenAI and Anthropic. An
+option of the server or a proxy may add any prefix, so paths are matched by their end. Endpoints that
+do not run a model, such as `/tokenize`, `/api/show` and `/props`, are not included.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,8 +16,10 @@ from llamatelemetry.genai import (
     ChatAccumulator,
     LlamaCppAccumulator,
     MediaAccumulator,
+    OllamaAccumulator,
     Request,
     ResponsesAccumulator,
+    SGLangAccumulator,
     as_count,
     get_field,
     model_name,
@@ -27,10 +29,18 @@ from llamatelemetry.genai import (
     parse_created_response,
     parse_messages_response,
     parse_native_completion,
+    parse_ollama_chat_request,
+    parse_ollama_generate_request,
+    parse_ollama_parameters,
+    parse_ollama_response,
     parse_parameters,
     parse_response,
     parse_responses_parameters,
     parse_responses_request,
+    parse_sglang_choice_count,
+    parse_sglang_parameters,
+    parse_sglang_request,
+    parse_sglang_response,
 )
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import (
@@ -49,7 +59,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class LlamaCppRoute:
+class InferenceRoute:
     """One endpoint.
 
     Attributes:
@@ -62,9 +72,12 @@ class LlamaCppRoute:
         parse_response: Parses the JSON of a plain response.
         make_accumulator: Creates the accumulator of a stream, from the request and the number of
             characters to keep of each text.
+        parse_choice_count: Returns the number of requested choices, for all prompts together.
         is_typed: Whether the events of a stream have a `type`.
         bulk: Top-level array that can make a response long.
         is_bulk_wanted: Whether anything in that array is recorded.
+        servers: Providers whose servers have this endpoint; `None` for a path that no other kind of
+            server has. An application may have an `/api/chat` of its own, at the same origin.
     """
 
     operation: str | None = None
@@ -79,12 +92,18 @@ class LlamaCppRoute:
     is_typed: bool = False
     bulk: str = "choices"
     is_bulk_wanted: bool = True
+    servers: frozenset[str] | None = None
+    parse_choice_count: Callable[[Mapping[str, Any]], int] = parse_choice_count
+
+    def is_served_by(self, provider: str) -> bool:
+        """Return whether servers of a provider have this endpoint."""
+        return self.servers is None or provider in self.servers
 
 
 class RouteMatch(NamedTuple):
     """An endpoint and the prefix of its path."""
 
-    route: LlamaCppRoute
+    route: InferenceRoute
     prefix: str
 
 
@@ -92,31 +111,36 @@ def _choice_count(request: Request) -> int:
     return as_count(request.parameters.get(names.GEN_AI_REQUEST_CHOICE_COUNT)) or 1
 
 
-def _parse_native(body: Any, request: Request) -> Response:
-    # The path does not determine the format: some proxies serve OpenAI's without `/v1`.
-    if isinstance(body, dict) and get_field(body, "choices") is not None:
-        return parse_response(body)
-    return parse_native_completion(body, _choice_count(request))
+def _is_openai(event: Any) -> bool:
+    return isinstance(event, dict) and get_field(event, "choices") is not None
 
 
-class _CompletionAccumulator:
-    """Accumulates a stream in llama.cpp's native format or in OpenAI's."""
+# A path does not determine the format. Some proxies serve OpenAI's completions without `/v1`, and
+# llama.cpp serves OpenAI's chat at Ollama's path.
+def _or_openai(parse: Callable[[Any, Request], Response]) -> Callable[[Any, Request], Response]:
+    """Return a parser of a native format that also parses OpenAI's."""
+    return lambda body, request: parse_response(body) if _is_openai(body) else parse(body, request)
 
-    __slots__ = ("_accumulator", "_content_max_chars", "_request")
 
-    def __init__(self, request: Request, content_max_chars: int | None) -> None:
-        self._request = request
+class _NativeOrOpenAI:
+    """Accumulates a stream in a server's native format or in OpenAI's."""
+
+    __slots__ = ("_accumulator", "_content_max_chars", "_make_native")
+
+    def __init__(
+        self, make_native: Callable[[], Accumulator], content_max_chars: int | None
+    ) -> None:
+        self._make_native = make_native
         self._content_max_chars = content_max_chars
         self._accumulator: Accumulator | None = None
 
     def add(self, event: Any) -> bool:
         """Add one event. Return whether it has a token."""
         if self._accumulator is None:
-            if get_field(event, "choices") is not None:
+            if _is_openai(event):
                 self._accumulator = ChatAccumulator(self._content_max_chars)
             else:
-                choices = _choice_count(self._request)
-                self._accumulator = LlamaCppAccumulator(choices, self._content_max_chars)
+                self._accumulator = self._make_native()
         return self._accumulator.add(event)
 
     @property
@@ -129,28 +153,80 @@ class _CompletionAccumulator:
         return (self._accumulator or ChatAccumulator()).response()
 
 
-_NATIVE: Final = LlamaCppRoute(
+_parse_native = _or_openai(
+    lambda body, request: parse_native_completion(body, _choice_count(request))
+)
+
+
+def _accumulate_native(request: Request, max_chars: int | None) -> Accumulator:
+    return _NativeOrOpenAI(
+        lambda: LlamaCppAccumulator(_choice_count(request), max_chars), max_chars
+    )
+
+
+_NATIVE: Final = InferenceRoute(
     TEXT_COMPLETION,
     read_content=parse_completion_request,
     parse_response=_parse_native,
-    make_accumulator=_CompletionAccumulator,
+    make_accumulator=_accumulate_native,
 )
-_EMBEDDINGS: Final = LlamaCppRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False)
-_RERANK: Final = LlamaCppRoute(task="rerank", bulk="results", is_bulk_wanted=False)
+# SGLang, Lemonade and KoboldCpp imitate Ollama's endpoints, llama.cpp that of the chat.
+_LIKE_OLLAMA: Final = frozenset({"ollama", "sglang", "lemonade", "koboldcpp"})
+_OLLAMA_CHAT: Final = InferenceRoute(
+    CHAT,
+    parse_parameters=lambda body: {**parse_parameters(body), **parse_ollama_parameters(body)},
+    read_content=parse_ollama_chat_request,
+    parse_response=_or_openai(lambda body, _: parse_ollama_response(body)),
+    make_accumulator=lambda _, max_chars: _NativeOrOpenAI(
+        lambda: OllamaAccumulator(max_chars), max_chars
+    ),
+    servers=_LIKE_OLLAMA | {PROVIDER_LLAMA_CPP},
+)
+_OLLAMA_GENERATE: Final = InferenceRoute(
+    TEXT_COMPLETION,
+    parse_parameters=parse_ollama_parameters,
+    read_content=parse_ollama_generate_request,
+    parse_response=lambda body, _: parse_ollama_response(body),
+    make_accumulator=lambda _, max_chars: OllamaAccumulator(max_chars),
+    parse_choice_count=lambda _: 1,
+    bulk="context",
+    servers=_LIKE_OLLAMA,
+)
+_OLLAMA_EMBED: Final = InferenceRoute(
+    EMBEDDINGS,
+    parse_parameters=parse_ollama_parameters,
+    parse_response=lambda body, _: parse_ollama_response(body),
+    bulk="embeddings",
+    is_bulk_wanted=False,
+    servers=_LIKE_OLLAMA,
+)
+_SGLANG_GENERATE: Final = InferenceRoute(
+    TEXT_COMPLETION,
+    parse_parameters=parse_sglang_parameters,
+    read_content=parse_sglang_request,
+    parse_response=lambda body, request: parse_sglang_response(body, _choice_count(request)),
+    make_accumulator=lambda request, max_chars: SGLangAccumulator(
+        _choice_count(request), max_chars
+    ),
+    parse_choice_count=parse_sglang_choice_count,
+    servers=frozenset({"sglang"}),
+)
+_EMBEDDINGS: Final = InferenceRoute(EMBEDDINGS, bulk="data", is_bulk_wanted=False)
+_RERANK: Final = InferenceRoute(task="rerank", bulk="results", is_bulk_wanted=False)
 
-_ROUTES: Final[Mapping[str, LlamaCppRoute]] = {
+_ROUTES: Final[Mapping[str, InferenceRoute]] = {
     "/completion": _NATIVE,
     "/completions": _NATIVE,
     "/v1/completions": _NATIVE,
-    "/chat/completions": LlamaCppRoute(CHAT, read_content=parse_chat_request),
-    "/infill": LlamaCppRoute(
-        task="infill", parse_response=_parse_native, make_accumulator=_CompletionAccumulator
+    "/chat/completions": InferenceRoute(CHAT, read_content=parse_chat_request),
+    "/infill": InferenceRoute(
+        task="infill", parse_response=_parse_native, make_accumulator=_accumulate_native
     ),
     "/embedding": _EMBEDDINGS,
     "/embeddings": _EMBEDDINGS,
     "/rerank": _RERANK,
     "/reranking": _RERANK,
-    "/responses": LlamaCppRoute(
+    "/responses": InferenceRoute(
         CHAT,
         parse_parameters=parse_responses_parameters,
         parse_response=lambda body, _: parse_created_response(body),
@@ -159,19 +235,24 @@ _ROUTES: Final[Mapping[str, LlamaCppRoute]] = {
         is_typed=True,
         bulk="output",
     ),
-    "/messages": LlamaCppRoute(
+    "/messages": InferenceRoute(
         CHAT,
         parse_response=lambda body, _: parse_messages_response(body),
         make_accumulator=lambda _request, _max_chars: AnthropicAccumulator(),
         is_typed=True,
         bulk="content",
     ),
-    "/audio/transcriptions": LlamaCppRoute(
+    "/audio/transcriptions": InferenceRoute(
         task="transcription",
         fixed={names.GEN_AI_OUTPUT_TYPE: "text"},
         make_accumulator=lambda _request, _max_chars: MediaAccumulator(),
         is_typed=True,
     ),
+    "/api/chat": _OLLAMA_CHAT,
+    "/api/generate": _OLLAMA_GENERATE,
+    "/api/embed": _OLLAMA_EMBED,
+    "/api/embeddings": replace(_OLLAMA_EMBED, bulk="embedding"),
+    "/generate": _SGLANG_GENERATE,
 }
 _LAST_PARTS: Final = frozenset(path.rpartition("/")[2] for path in _ROUTES)
 
@@ -191,7 +272,7 @@ def match_path(path: str) -> RouteMatch | None:
     return None
 
 
-def parse_request(route: LlamaCppRoute, body: Mapping[str, Any], server: Server | None) -> Request:
+def parse_request(route: InferenceRoute, body: Mapping[str, Any], server: Server | None) -> Request:
     """Parse the JSON body of a request. Pass an empty body if it is not available."""
     parameters = {**route.fixed, **route.parse_parameters(body)}
     choices = as_count(body.get("n_cmpl"))
@@ -203,7 +284,7 @@ def parse_request(route: LlamaCppRoute, body: Mapping[str, Any], server: Server 
         model=model_name(body.get("model")),
         server=server,
         stream=body.get("stream") is True,
-        choice_count=parse_choice_count(body),
+        choice_count=route.parse_choice_count(body),
         parameters=parameters,
         task=route.task,
         read_content=None if route.read_content is None else partial(route.read_content, body),

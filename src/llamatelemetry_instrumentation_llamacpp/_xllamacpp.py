@@ -24,7 +24,7 @@ from llamatelemetry.genai import (
     parse_body,
 )
 from llamatelemetry_instrumentation_llamacpp._routes import (
-    LlamaCppRoute,
+    InferenceRoute,
     match_path,
     parse_request,
 )
@@ -61,7 +61,7 @@ def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
 class _HandleWrapper:
     """The wrapper of one `handle_*` method."""
 
-    def __init__(self, instrumentor: LlamaCppInstrumentor, route: LlamaCppRoute) -> None:
+    def __init__(self, instrumentor: LlamaCppInstrumentor, route: InferenceRoute) -> None:
         self._instrumentor = instrumentor
         self._route = route
 
@@ -105,7 +105,7 @@ class _Recorder:
     """
 
     def __init__(
-        self, call: Call, route: LlamaCppRoute, callback: Callable[[Any], Any] | None
+        self, call: Call, route: InferenceRoute, callback: Callable[[Any], Any] | None
     ) -> None:
         self.call = call
         self._route = route
@@ -168,5 +168,5 @@ def _parse(value: Any) -> Any:
     return parse_body(value, "") if isinstance(value, bytes) else value
 
 
-def _parse_response(route: LlamaCppRoute, body: Any, request: Request) -> Response:
+def _parse_response(route: InferenceRoute, body: Any, request: Request) -> Response:
     return Response() if body is None else route.parse_response(body, request)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +167,7 @@ class BatchRequest:
         if timings is not None:
             waited_and_prefilled_ns = times_ns[0] - self.started_ns
             queue_ns = min(self._queue_ns, waited_and_prefilled_ns)
-            self.timings = replace(
-                timings,
+            self.timings = timings._replace(
                 prefill_ms=(waited_and_prefilled_ns - queue_ns) / 1e6,
                 queue_ms=queue_ns / 1e6,
             )

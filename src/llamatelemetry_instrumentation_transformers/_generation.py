@@ -14,7 +14,6 @@ tensor of the size of the logits is accessed.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import replace
 from threading import get_ident
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
@@ -277,7 +276,7 @@ class Generation:
         if timings is None or self.loops < 2:
             return timings
         # The result may contain fewer tokens than the loops have generated.
-        return replace(timings, decoded_tokens=max(max(self.output_tokens or [0]) - 1, 0))
+        return timings._replace(decoded_tokens=max(max(self.output_tokens or [0]) - 1, 0))
 
     @property
     def config(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import importlib.util
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import aiohttp
 import pytest
 import requests
+import urllib3
 
 from tests.support import payloads
 from tests.support.byte_server import plain, scripted
@@ -44,6 +47,15 @@ def make_text_pipeline() -> Any:
     return make_pipeline("text-classification", None)
 
 
+def make_aiohttp_session() -> Any:
+    async def make() -> Any:
+        session = aiohttp.ClientSession()
+        await session.close()
+        return session
+
+    return asyncio.run(make())
+
+
 # Functions that create an instance to bind each method to. llama-cpp-python is omitted, because
 # its build takes minutes.
 INSTANCES: dict[str, Callable[[], Any]] = {
@@ -56,6 +68,9 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "httpx2._client:Client": lambda: importlib.import_module("httpx2").Client(),
     "httpx2._client:AsyncClient": lambda: importlib.import_module("httpx2").AsyncClient(),
     "requests.sessions:Session": requests.Session,
+    "aiohttp.client:ClientSession": make_aiohttp_session,
+    "urllib3.connectionpool:HTTPConnectionPool": lambda: urllib3.HTTPConnectionPool("127.0.0.1"),
+    "urllib3.poolmanager:PoolManager": urllib3.PoolManager,
     "xllamacpp.xllamacpp:Server": make_embedded_server,
     "transformers.generation.utils:GenerationMixin": make_model,
     "transformers.pipelines.base:Pipeline": make_text_pipeline,
@@ -223,7 +238,9 @@ def load_in_bare_process(path: Path, functions: list[Any]) -> list[str]:
 def test_pickled_functions_load_in_process_without_llamatelemetry(tmp_path: Path) -> None:
     with instrumented():
         functions = [
-            p.from_class() for p in POINTS if p.module.startswith(("openai", "http", "req"))
+            p.from_class()
+            for p in POINTS
+            if p.module.startswith(("openai", "http", "req", "urllib3", "aiohttp"))
         ]
         functions.append(requests.Session().send)
         assert load_in_bare_process(tmp_path / "pickles", functions) == [

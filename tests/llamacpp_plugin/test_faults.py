@@ -92,10 +92,11 @@ def outcome(
         return seen
 
 
-# Each fault with each way of reading. The about 700 combinations run with the slow tests.
+# Each fault with each way of reading. The about 1000 combinations run with the slow tests.
 URLLIB3 = int(version("urllib3").partition(".")[0])
 QUICK = {("httpx-stream", True), ("httpx2-async-stream", False), ("requests", False)}
 QUICK |= {("httpx2", True), ("requests-stream", True), ("requests-raw", False)}
+QUICK |= {("urllib3-stream", True), ("aiohttp-stream", False)}
 MATRIX = [
     pytest.param(
         caller,
@@ -123,8 +124,10 @@ def test_application_gets_same_result_as_uninstrumented(
     LlamaCppInstrumentor().uninstrument()
 
     spans = recorder.calls()
+    reads_before_it_returns = caller in PLAIN and caller != "aiohttp"
     if not known and (
-        bare.headers.get("server") != "llama.cpp" or (caller in PLAIN and bare.error is not None)
+        bare.headers.get("server") != "llama.cpp"
+        or (reads_before_it_returns and bare.error is not None)
     ):
         assert spans == []  # Nothing identified the server, or the library returned no response.
         return
@@ -187,7 +190,7 @@ def test_endless_redirect_fails_as_uninstrumented(
     recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
     assert outcome(CALLERS[caller], [moved]) == bare
     assert bare.error is not None
-    assert "redirect" in bare.error
+    assert "redirect" in bare.error.lower()
     assert len(recorder.calls()) == known
 
 

@@ -81,7 +81,8 @@ def test_instrument_imports_no_http_library() -> None:
     program = (
         "import sys; from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor as I; "
         "I().instrument(); names = {n.split('.')[0] for n in sys.modules}; "
-        "assert not names & {'httpx', 'httpx2', 'requests', 'llama_cpp', 'xllamacpp'}, names; "
+        "assert not names & {'httpx', 'httpx2', 'requests', 'aiohttp', 'urllib3', 'llama_cpp', "
+        "'xllamacpp'}, names; "
         "import httpx2; assert hasattr(httpx2.Client.send, '_self_wrapper')"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

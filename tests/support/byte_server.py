@@ -25,10 +25,14 @@ def plain(body: bytes, *headers: str, status: str = "200 OK", server: str = LLAM
 
 
 def chunked(
-    pieces: Sequence[bytes], *headers: str, server: str = LLAMA, is_ended: bool = True
+    pieces: Sequence[bytes],
+    *headers: str,
+    server: str = LLAMA,
+    is_ended: bool = True,
+    kind: str = "text/event-stream",
 ) -> list[bytes]:
-    """Return a stream of server-sent events in HTTP chunks."""
-    kinds = ("Content-Type: text/event-stream", "Transfer-Encoding: chunked")
+    """Return a stream in HTTP chunks, of server-sent events by default."""
+    kinds = (f"Content-Type: {kind}", "Transfer-Encoding: chunked")
     chunks = [f"{len(piece):x}\r\n".encode() + piece + b"\r\n" for piece in pieces]
     return [
         head("200 OK", *kinds, *headers, server=server),

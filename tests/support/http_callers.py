@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import httpx
 import httpx2
 import requests
+import urllib3
 
 
 @dataclass
@@ -32,9 +35,10 @@ class Observation:
             self.error = f"{type(error).__module__}.{type(error).__name__}: {error}"
 
     def record_response(self, response: Any) -> None:
-        self.status = response.status_code
+        retries = getattr(response, "retries", None)  # urllib3
+        self.status = response.status if hasattr(response, "status") else response.status_code
         self.headers = {name.lower(): value for name, value in response.headers.items()}
-        self.hops = len(response.history)
+        self.hops = len(response.history if retries is None else retries.history)
 
 
 @dataclass(frozen=True)
@@ -174,12 +178,77 @@ def _requests_raw(request: CallerRequest) -> Observation:
     return seen
 
 
+def _urllib3(request: CallerRequest) -> Observation:
+    seen = Observation()
+    with seen.record_error(), _pools(request) as pools:
+        response = pools.request("POST", request.url, **_urllib3_arguments(request))
+        seen.record_response(response)
+        seen.body = response.data
+    return seen
+
+
+def _urllib3_stream(request: CallerRequest) -> Observation:
+    seen = Observation()
+    with seen.record_error(), _pools(request) as pools:
+        response = pools.request(
+            "POST", request.url, preload_content=False, **_urllib3_arguments(request)
+        )
+        seen.record_response(response)
+        with response:
+            for number, chunk in enumerate(response.stream(), 1):
+                seen.body += chunk
+                if number == request.chunks:
+                    break
+    return seen
+
+
+def _pools(request: CallerRequest) -> urllib3.PoolManager:
+    return urllib3.ProxyManager(request.proxy) if request.proxy else urllib3.PoolManager()
+
+
+def _urllib3_arguments(request: CallerRequest) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json", **request.headers}
+    # Without `retries` it repeats a request whose connection fails.
+    return {
+        "body": json.dumps(request.body).encode(),
+        "headers": headers,
+        "retries": urllib3.Retry(connect=False, read=False, redirect=10),
+    }
+
+
+def _aiohttp(*, is_stream: bool) -> Callable[[CallerRequest], Observation]:
+    async def call(request: CallerRequest) -> Observation:
+        seen = Observation()
+        with seen.record_error():
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(
+                    request.url, json=request.body, headers=request.headers, proxy=request.proxy
+                ) as response,
+            ):
+                seen.record_response(response)
+                if not is_stream:
+                    seen.body = await response.read()
+                    return seen
+                number = 0
+                async for chunk in response.content.iter_any():
+                    seen.body += chunk
+                    number += 1
+                    if number == request.chunks:
+                        break
+        return seen
+
+    return lambda request: asyncio.run(call(request))
+
+
 PLAIN: dict[str, Callable[[CallerRequest], Observation]] = {
     "httpx": _httpx(httpx),
     "httpx-async": _httpx_async(httpx),
     "httpx2": _httpx(httpx2),
     "httpx2-async": _httpx_async(httpx2),
     "requests": _requests,
+    "urllib3": _urllib3,
+    "aiohttp": _aiohttp(is_stream=False),
 }
 STREAMED: dict[str, Callable[[CallerRequest], Observation]] = {
     "httpx-stream": _httpx_stream(httpx),
@@ -188,5 +257,7 @@ STREAMED: dict[str, Callable[[CallerRequest], Observation]] = {
     "httpx2-async-stream": _httpx_async_stream(httpx2),
     "requests-stream": _requests_stream,
     "requests-raw": _requests_raw,
+    "urllib3-stream": _urllib3_stream,
+    "aiohttp-stream": _aiohttp(is_stream=True),
 }
 CALLERS = {**PLAIN, **STREAMED}

@@ -18,6 +18,11 @@ INSTRUMENTORS: tuple[Any, ...] = (
     TransformersInstrumentor,
 )
 
+MODULES = (
+    *("_patches", "_httpx", "_requests", "_aiohttp", "_urllib3"),
+    *("_llama_cpp", "_xllamacpp"),
+)
+
 
 def make_bedrock_client(name: str) -> Any:
     kind = getattr(importlib.import_module("openai"), name)
@@ -51,7 +56,7 @@ def points() -> list[Point]:
     found: list[Point] = []
     for instrumentor in INSTRUMENTORS:
         module = instrumentor.__module__
-        for name in ("_patches", "_httpx", "_requests", "_llama_cpp", "_xllamacpp"):
+        for name in MODULES:
             if importlib.util.find_spec(f"{module}.{name}") is None:
                 continue
             library = importlib.import_module(f"{module}.{name}")
@@ -67,7 +72,8 @@ def points() -> list[Point]:
 def _is_internal(point: Point) -> bool:
     """Return whether the library itself calls the function, on objects that it creates."""
     is_batching = ".continuous_batching." in point.module or ".serving." in point.module
-    return is_batching or point.path.endswith(".__init_subclass__")
+    is_request = point.path == "ClientRequest.send"  # of aiohttp, one per redirect
+    return is_batching or is_request or point.path.endswith(".__init_subclass__")
 
 
 def _exists(point: Point) -> bool:

@@ -269,7 +269,7 @@ class LlamaTelemetryConfig:
         TEXTS, "LLAMACPP_ALLOW", default=(), doc="Origins to treat as llama.cpp servers"
     )
     llamacpp_deny: Sequence[str] = option(
-        TEXTS, "LLAMACPP_DENY", default=(), doc="Origins never to treat as llama.cpp servers"
+        TEXTS, "LLAMACPP_DENY", default=(), doc="Origins never to treat as inference servers"
     )
     server_metrics_urls: Sequence[str] = option(
         WEB_ADDRESSES,

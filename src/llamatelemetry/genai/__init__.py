@@ -71,8 +71,10 @@ from llamatelemetry.genai.streams.accumulators import Accumulator, ChatAccumulat
 from llamatelemetry.genai.streams.byte_observers import (
     BodyBytesObserver,
     EventBytesObserver,
+    ProvisionalBodyObserver,
     ProvisionalObserver,
     event_bytes_observer,
+    may_prove_engine,
 )
 from llamatelemetry.genai.streams.content_decoders import content_decoder
 from llamatelemetry.genai.streams.event_accumulators import MediaAccumulator, ResponsesAccumulator
@@ -86,6 +88,13 @@ from llamatelemetry.genai.streams.steps import STEP_EVENT, GenerationSteps
 from llamatelemetry.genai.wire.anthropic import AnthropicAccumulator, parse_messages_response
 from llamatelemetry.genai.wire.bodies import BodyCapture, parse_body
 from llamatelemetry.genai.wire.llama_cpp import LlamaCppAccumulator, parse_native_completion
+from llamatelemetry.genai.wire.ollama import (
+    OllamaAccumulator,
+    parse_ollama_chat_request,
+    parse_ollama_generate_request,
+    parse_ollama_parameters,
+    parse_ollama_response,
+)
 from llamatelemetry.genai.wire.openai_chat import (
     parse_choice_count,
     parse_parameters,
@@ -95,6 +104,13 @@ from llamatelemetry.genai.wire.openai_responses import (
     parse_created_response,
     parse_fetched_response,
     parse_responses_parameters,
+)
+from llamatelemetry.genai.wire.sglang import (
+    SGLangAccumulator,
+    parse_sglang_choice_count,
+    parse_sglang_parameters,
+    parse_sglang_request,
+    parse_sglang_response,
 )
 from llamatelemetry.genai.wire.sse import EventReader
 from llamatelemetry.otel.process.forking import ForkSafeLock
@@ -123,14 +139,17 @@ __all__ = [
     "LlamaCppAccumulator",
     "MediaAccumulator",
     "Observer",
+    "OllamaAccumulator",
     "PatchPoint",
     "PatchSwitch",
     "PatchTable",
     "Phases",
+    "ProvisionalBodyObserver",
     "ProvisionalObserver",
     "Request",
     "Response",
     "ResponsesAccumulator",
+    "SGLangAccumulator",
     "Server",
     "StreamObserver",
     "StreamWrapper",
@@ -154,6 +173,7 @@ __all__ = [
     "is_loopback",
     "known_servers",
     "make_patch_link",
+    "may_prove_engine",
     "measure_phases",
     "model_name",
     "parse_body",
@@ -165,11 +185,19 @@ __all__ = [
     "parse_fetched_response",
     "parse_messages_response",
     "parse_native_completion",
+    "parse_ollama_chat_request",
+    "parse_ollama_generate_request",
+    "parse_ollama_parameters",
+    "parse_ollama_response",
     "parse_parameters",
     "parse_props",
     "parse_response",
     "parse_responses_parameters",
     "parse_responses_request",
+    "parse_sglang_choice_count",
+    "parse_sglang_parameters",
+    "parse_sglang_request",
+    "parse_sglang_response",
     "plugin_instrumenter",
     "provider_from_headers",
     "provider_from_models",

@@ -47,6 +47,8 @@ def describe_error(error: BaseException) -> ErrorInfo:
 def _describe(error: BaseException) -> ErrorInfo:
     name = _qualified_name(type(error))
     status = as_int(_attribute(error, "status_code"))
+    if status is None and name.startswith("aiohttp."):
+        status = as_int(_attribute(error, "status"))
     code = _server_code(error)
     if status is not None:
         # A successful status is not the error: openai's APIResponseValidationError has one.

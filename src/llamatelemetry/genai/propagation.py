@@ -61,7 +61,7 @@ class Propagation:
 
         Args:
             headers: Headers of the request, a case-insensitive mapping of this attempt.
-            http_client: The client of httpx or httpx2, or the session of requests, that sends it.
+            http_client: The client, session or pool of the HTTP library that sends it.
             url: URL of the request, in the type of that client.
             span: Context of the span; that of the current one if `None`.
         """
@@ -118,8 +118,10 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
     # This method is private, so it may be missing one day.
     find = getattr(http_client, "_transport_for_url", None)
     if find is None:
-        is_left = hasattr(http_client.send, _APPLIED_TO_REQUESTS)  # requests
-        return is_left and _is_recorded_by_http(http_client.send, "REQUESTS", url)
+        send: Any = getattr(http_client, "send", None)
+        # The instrumentations of aiohttp and urllib3 replace the header if they are active.
+        is_left = hasattr(send, _APPLIED_TO_REQUESTS)  # requests
+        return is_left and _is_recorded_by_http(send, "REQUESTS", url)
     transport: Any = find(url)
     handling = _transport_methods(_type_of(transport))
     wrapper: Any = None

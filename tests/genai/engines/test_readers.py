@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from llamatelemetry.genai import EngineTimings, provider_from_headers, provider_from_models
+from llamatelemetry.genai import (
+    EngineTimings,
+    may_prove_engine,
+    provider_from_headers,
+    provider_from_models,
+)
 from llamatelemetry.genai.engines import read_engine, read_engine_headers
 from llamatelemetry.genai.engines.proofs import provider_from_fingerprint
 
@@ -199,6 +205,46 @@ def test_format_is_read(name: str) -> None:
 def test_format_proves_its_engine_except_that_of_vllm(name: str) -> None:
     fields, usage, expected = FORMATS[name]
     assert read_engine(fields, usage).provider == expected.provider
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "vllm"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_search_in_bytes_finds_each_format_that_proves_its_engine(
+    name: str, indent: int | None
+) -> None:
+    fields, usage, _ = FORMATS[name]
+    body = json.dumps({**fields, "usage": usage}, indent=indent)
+    assert may_prove_engine(body.encode())
+    assert not may_prove_engine(json.dumps({"content": body}).encode())
+
+
+@pytest.mark.parametrize("fingerprint", ["vllm-0.32.0", "fp_ollama", "b6789-1a2b", "0.32.0-0.31"])
+def test_search_in_bytes_finds_fingerprints(fingerprint: str) -> None:
+    assert may_prove_engine(json.dumps({"system_fingerprint": fingerprint}).encode())
+    assert not may_prove_engine(b'{"system_fingerprint":"fp_44709d6fcb","timings":null}')
+
+
+def test_search_in_bytes_of_vectors_looks_at_both_ends() -> None:
+    vectors = {"data": [0.5] * 5000, "timings": {}}
+    assert may_prove_engine(json.dumps(vectors).encode(), is_bulk_wanted=False)
+    hidden = {"data": [0.5] * 5000, "timings": {}, "rest": [0.5] * 5000}
+    assert may_prove_engine(json.dumps(hidden).encode())
+    assert not may_prove_engine(json.dumps(hidden).encode(), is_bulk_wanted=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "provider"),
+    [
+        ({"embeddings": [[0.1]], "load_duration": 1000, "total_duration": 2000}, "ollama"),
+        ({"embeddings": [[0.1]], "load_duration": 0, "total_duration": 0}, None),
+        ({"embeddings": [[0.1]], "total_duration": 2000}, None),
+        ({"load_duration": 1000, "total_duration": 2000}, None),
+    ],
+)
+def test_load_time_of_embeddings_proves_ollama(
+    fields: dict[str, Any], provider: str | None
+) -> None:
+    assert read_engine(fields, None) == (provider, None)
 
 
 # A field with the right name and another meaning, or without the rest of its format.

@@ -222,7 +222,8 @@ class ObserverStart:
         self._start = start
         self.calls: list[Call] = []
 
-    def __call__(self) -> EventBytesObserver:
+    def __call__(self, provider: str) -> EventBytesObserver:
+        assert provider == "llama_cpp"
         self.calls.append(self._start(stream=True))
         return chat_observer(self.calls[-1])
 
@@ -292,7 +293,7 @@ def test_stream_confirmed_by_first_chunk_has_all_times(
 def test_provisional_observer_ignores_stream_when_no_call_starts(
     start: Callable[..., Call],
 ) -> None:
-    observer = ProvisionalObserver(lambda: None)
+    observer = ProvisionalObserver(lambda _: None)
     for data in stream_events():
         observer.on_chunk(data)
     observer.on_end()
@@ -303,7 +304,7 @@ def test_stream_confirmed_late_has_time_to_first_token_from_timings(
 ) -> None:
     """The chunk with the timings contains a token, but it is not the first one."""
     call = start(stream=True)
-    observer = ProvisionalObserver(lambda: chat_observer(call))
+    observer = ProvisionalObserver(lambda _: chat_observer(call))
     events = stream_events()
     observer.on_chunk(events[0])
     observer.on_chunk(b"".join(events[-2:]))

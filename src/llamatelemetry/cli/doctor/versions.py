@@ -33,6 +33,8 @@ LIBRARIES = (
     "httpx",
     "httpx2",
     "requests",
+    "aiohttp",
+    "urllib3",
     "transformers",
     "torch",
     "xllamacpp",

@@ -105,8 +105,8 @@ def read_engine(fields: Mapping[str, Any], usage: Any) -> EngineReport:
     fingerprint = as_str(fields.get("system_fingerprint"))
     provider = (
         (fingerprint and provider_from_fingerprint(fingerprint))
-        or provider_from_body(fields, counts)
         or (timings and timings.provider)
+        or provider_from_body(fields, counts)
     )
     return EngineReport(provider or None, timings)
 

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai.json_access import as_dict, as_fields, as_list, get_field
+from llamatelemetry.genai.json_access import as_count, as_dict, as_fields, as_list, get_field
 from llamatelemetry.genai.wire.headers import NAME, VALUE, has_list
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
@@ -38,6 +38,21 @@ SAMBANOVA: Final = "sambanova"
 
 PROVING_PREFIXES: Final = ("vllm-", "fp_ollama", "b", *"0123456789")
 """How a fingerprint may begin that `provider_from_fingerprint` knows. OpenAI's begin with `fp_`."""
+
+_PROVING_FIELDS: Final = (
+    *("timings", "weight_version", "sglext", "nvext", "eval_duration", "load_duration", "stats"),
+    *("time_info", "perf_metrics", "x_groq", "queue_time", "timing_prompt_processing"),
+    *("prefill_duration_ttft", "completion_tokens_after_first_per_sec", "input_tokens_per_turn"),
+    "avg_decoded_tokens_per_iter",
+)
+MAY_PROVE: Final = re.compile(
+    rf'"(?:(?:{"|".join(_PROVING_FIELDS)})"\s*:\s*[^n\s]'
+    rf'|system_fingerprint"\s*:\s*"(?:{"|".join(PROVING_PREFIXES)}))'.encode()
+)
+"""What the bytes of a response contain if its body can prove the engine. Most contain nothing of it.
+
+Quotation marks in texts are escaped by a backslash, so it does not match there.
+"""
 
 _PROVIDER_BY_FINGERPRINT: Final = (
     (re.compile(r"vllm-\d.*"), VLLM),
@@ -139,6 +154,8 @@ def provider_from_body(fields: Mapping[str, Any], usage: Mapping[str, Any]) -> s
         return GROQ
     if "input_tokens_per_turn" in as_fields(usage.get("input_tokens_details")):
         return VLLM
+    if "embeddings" in fields and as_count(fields.get("load_duration")):
+        return OLLAMA  # Servers that imitate it do not know this time, or write 0.
     if "sglext" in fields or "weight_version" in as_dict(fields.get("metadata")):
         return SGLANG
     for name in _PROVIDER_BY_USAGE_FIELD.keys() & usage.keys():

@@ -13,12 +13,20 @@ from llamatelemetry.genai.engines.proofs import CEREBRAS, FIREWORKS, GROQ
 from llamatelemetry.genai.engines.units import SECOND, as_ms, text_as_ms
 from llamatelemetry.genai.json_access import as_count, as_fields
 from llamatelemetry.genai.model import EngineTimings
+from llamatelemetry.genai.wire.headers import NAME, VALUE, has_list
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _GROQ_SHAPE: Final = frozenset({"queue_time", "prompt_time", "completion_time"})
 _FIREWORKS_PREFIX: Final = "fireworks-"
+_FIREWORKS_HEADERS: Final = {
+    f"{_FIREWORKS_PREFIX}{name}".encode(): name
+    for name in (
+        *("prefill-queue-duration", "prefill-duration", "generation-duration"),
+        *("server-time-to-first-token", "prompt-tokens", "cached-prompt-tokens"),
+    )
+}
 
 
 def read_groq(_fields: Mapping[str, Any], usage: Mapping[str, Any]) -> EngineTimings | None:
@@ -60,13 +68,15 @@ def read_fireworks(fields: Mapping[str, Any], usage: Mapping[str, Any]) -> Engin
 
 def read_fireworks_headers(headers: Any) -> EngineTimings | None:
     """Read the headers of Fireworks. A stream's lack what is not known when it begins."""
-    metrics = {
-        name: headers.get(_FIREWORKS_PREFIX + name)
-        for name in (
-            *("prefill-queue-duration", "prefill-duration", "generation-duration"),
-            *("server-time-to-first-token", "prompt-tokens", "cached-prompt-tokens"),
-        )
-    }
+    metrics: dict[str, Any] = {}
+    if has_list(headers.__class__):
+        for entry in headers._list:
+            name = _FIREWORKS_HEADERS.get(NAME(entry))
+            if name is not None:
+                metrics[name] = VALUE(entry).decode("latin-1")
+    else:
+        for header, name in _FIREWORKS_HEADERS.items():
+            metrics[name] = headers.get(header.decode())
     return _fireworks_timings(metrics, None) if any(metrics.values()) else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.json_access import as_float
@@ -45,7 +44,7 @@ def text_as_ms(value: Any, unit: float) -> float | None:
         number = float(value)
     except ValueError:
         return None
-    return as_ms(number, unit) if math.isfinite(number) else None
+    return as_ms(number, unit)
 
 
 def between_ms(fields: Mapping[str, Any], start: str, end: str, unit: float) -> float | None:

@@ -10,12 +10,15 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.engines import read_engine
+from llamatelemetry.genai.engines.proofs import MAY_PROVE
 from llamatelemetry.genai.errors import find_reported_error
-from llamatelemetry.genai.json_access import get_field
+from llamatelemetry.genai.json_access import as_dict
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.streams.content_decoders import content_decoder
 from llamatelemetry.genai.streams.observers import StreamObserver
 from llamatelemetry.genai.wire.bodies import BodyCapture
+from llamatelemetry.genai.wire.openai_chat import find_usage
 from llamatelemetry.genai.wire.sse import EventReader, parse_object
 
 if TYPE_CHECKING:
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
 # After the first token, only the end of the stream is of interest. Quotation marks within the text are
 # escaped by a backslash, so these patterns do not match there.
 _END_OF_TEXT: Final = re.compile(
-    rb'"(?:usage|timings|error)"\s*:\s*[^n\s]|"(?:finish_reason|stop_type)"\s*:\s*"'
+    rb'"(?:usage|timings|error)"\s*:\s*[^n\s]|"(?:finish_reason|stop_type)"\s*:\s*["{]'
+    rb'|"done"\s*:\s*true'
 )
 _NOT_A_DELTA: Final = re.compile(rb'"(?:response|item|message|usage|error)"\s*:')
 
@@ -170,28 +174,30 @@ class BodyBytesObserver(StreamObserver):
             return Response()
 
 
-_TIMINGS: Final = b'"timings"'
 _LINE_END: Final = re.compile(rb"[\r\n]")
 _LONGEST_LAST_EVENT: Final = 256 * 1024
+# No longer than this is the beginning of a match of `MAY_PROVE` at the end of a chunk.
+_LONGEST_MATCH: Final = 64
 
 
 class ProvisionalObserver:
-    """Observer for a stream of an unknown server, until it proves to be llama.cpp's.
+    """Observer for the body of an unknown server, until an event proves an inference engine.
 
-    The proof is `timings` at its end, because a proxy may hide the server's name. For all other streams
-    this costs one search per chunk.
+    The proof is often at the end, such as `timings` of llama.cpp if a proxy hides the server's name.
+    For all other streams this costs one search per chunk.
 
     Args:
-        confirm: Function that starts the call and returns its observer; `None` if it is not recorded.
+        confirm: Function that starts the call with the proved provider and returns the observer of the
+            stream; `None` if it is not recorded.
     """
 
-    __slots__ = ("_chunks", "_confirm", "_confirmed", "_first_ns", "_has_word", "_lines")
+    __slots__ = ("_chunks", "_confirm", "_confirmed", "_first_ns", "_lines", "_may_prove")
 
-    def __init__(self, confirm: Callable[[], EventBytesObserver | None]) -> None:
-        self._confirm: Callable[[], EventBytesObserver | None] | None = confirm
+    def __init__(self, confirm: Callable[[str], EventBytesObserver | None]) -> None:
+        self._confirm: Callable[[str], EventBytesObserver | None] | None = confirm
         self._confirmed: EventBytesObserver | None = None
         self._lines = bytearray()  # from the beginning of an incomplete line
-        self._has_word = False  # whether they contain `"timings"`
+        self._may_prove = False  # whether `MAY_PROVE` matches there
         self._chunks = 0
         self._first_ns = 0
 
@@ -208,23 +214,25 @@ class ProvisionalObserver:
     def _add(self, chunk: bytes) -> None:
         # A line may arrive in thousands of chunks, so each byte is copied and searched once.
         lines = self._lines
-        since = max(0, len(lines) - len(_TIMINGS) + 1)
+        since = max(0, len(lines) - _LONGEST_MATCH)
         lines += chunk
-        self._has_word = self._has_word or lines.find(_TIMINGS, since) >= 0
+        self._may_prove = self._may_prove or MAY_PROVE.search(lines, since) is not None
         if _LINE_END.search(chunk) is not None:
-            if self._has_word and _has_timings(bytes(lines)):
-                self._start(bytes(lines))
-                return
+            if self._may_prove:
+                provider = _provider_of_events(bytes(lines))
+                if provider is not None:
+                    self._start(provider, bytes(lines))
+                    return
             del lines[: max(lines.rfind(b"\n"), lines.rfind(b"\r")) + 1]
-            self._has_word = _TIMINGS in lines
+            self._may_prove = MAY_PROVE.search(lines) is not None
         if len(lines) > _LONGEST_LAST_EVENT:
             self._confirm = None
             lines.clear()
 
-    def _start(self, lines: bytes) -> None:
+    def _start(self, provider: str, lines: bytes) -> None:
         confirm, self._confirm = self._confirm, None
         try:
-            observer = None if confirm is None else confirm()
+            observer = None if confirm is None else confirm(provider)
             if observer is not None:
                 observer.replay(lines, self._first_ns if self._chunks > 1 else None)
             self._confirmed = observer
@@ -252,9 +260,66 @@ class ProvisionalObserver:
             self._confirmed.on_abandon()
 
 
-def _has_timings(data: bytes) -> bool:
-    return any(
-        "prompt_n" in timings
-        for event in EventReader().feed(data)
-        if isinstance(timings := get_field(event, "timings"), dict)
-    )
+class ProvisionalBodyObserver:
+    """Observer for a plain body of an unknown server.
+
+    Args:
+        on_body: Function that is called with the body if it was read to its end.
+    """
+
+    __slots__ = ("_capture", "_on_body")
+
+    def __init__(self, on_body: Callable[[BodyCapture], None]) -> None:
+        self._capture = BodyCapture()
+        self._on_body: Callable[[BodyCapture], None] | None = on_body
+
+    def on_chunk(self, chunk: bytes) -> None:
+        """Keep the next bytes."""
+        if self._on_body is not None:
+            self._capture.feed(chunk)
+
+    def on_end(self) -> None:
+        """Hand over the body."""
+        on_body, self._on_body = self._on_body, None
+        if on_body is not None:
+            try:
+                on_body(self._capture)
+            except Exception as error:
+                internal_errors.log_once("looking for the engine in a response", error)
+
+    def on_error(self, error: BaseException) -> None:  # noqa: ARG002 - as the other observers
+        """Drop the body, which is incomplete."""
+        self._on_body = None
+
+    def on_close(self) -> None:
+        """Drop the body if it was not read to its end."""
+        self._on_body = None
+
+    def on_abandon(self) -> None:
+        """Drop the body."""
+        self._on_body = None
+
+
+_BULK_END: Final = 1024
+
+
+def may_prove_engine(body: bytes, *, is_bulk_wanted: bool = True) -> bool:
+    """Return whether a body can prove the engine, before it is parsed.
+
+    Args:
+        body: The body.
+        is_bulk_wanted: Whether more than both ends of a long body can have the proof.
+    """
+    if not is_bulk_wanted and len(body) > 2 * _BULK_END:
+        body = body[:_BULK_END] + body[-_BULK_END:]
+    return MAY_PROVE.search(body) is not None
+
+
+def _provider_of_events(data: bytes) -> str | None:
+    """Return the provider that an event proves. Events of the Responses API contain a response."""
+    for event in EventReader().feed(data):
+        fields = as_dict(event.get("response")) or event
+        provider = read_engine(fields, find_usage(fields)).provider
+        if provider is not None:
+            return provider
+    return None

@@ -48,6 +48,7 @@ def parse_native_completion(reply: Any, answers_per_prompt: int = 1) -> Response
         finish_reasons=_native_finish_reasons(results),
         usage=_native_usage(results, answers_per_prompt, timings),
         timings=timings,
+        provider=None if timings is None else timings.provider,
         error=find_reported_error(reply),
         read_content=partial(_parse_native_content, results),
     )

@@ -24,6 +24,7 @@ from llamatelemetry.genai.errors import (
 )
 from llamatelemetry.genai.json_access import (
     as_count,
+    as_dict,
     as_fields,
     as_float,
     as_int,
@@ -198,6 +199,8 @@ def mentions_engine(fields: Mapping[str, Any], usage: Any, fingerprint: str | No
     ):
         return True
     if not ENGINE_USAGE_FIELDS.isdisjoint(_undeclared(usage)):
+        return True
+    if "weight_version" in as_dict(fields.get("metadata")):
         return True
     choices: Any = fields.get("choices")
     if not choices or not isinstance(choices, list):
