@@ -54,6 +54,10 @@ class HttpClientAdapter(ABC):
         """Return the seconds that were spent on redirects before the last request."""
         return 0.0
 
+    def is_async(self, _client: Any) -> bool | None:
+        """Return whether the client is asynchronous; `None` if its requests cannot be observed."""
+        return None
+
     def is_networked(self, _response: Any) -> bool:
         """Return whether the response came over a network, unlike in an application's tests."""
         return True
