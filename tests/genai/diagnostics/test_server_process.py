@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -216,3 +217,21 @@ def test_sampling_leaves_the_machine_alone(listener: tuple[Any, str]):
     server.sample(may_search=True)
     assert server._search_at_s == searched >= time.monotonic()
     server.close()
+
+
+@pytest.mark.needs("gevent")
+def test_greenlets_are_diagnosed_like_threads(listener: tuple[Any, str]):
+    _, origin = listener
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.genai.diagnostics.greenlet_program", origin],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    assert output["stopped"]
+    assert len(output["names"]) == 8
+    assert all("llamatelemetry.client.sent" in names for names in output["names"])
+    assert any("llamatelemetry.server.cpu" in names for names in output["names"])

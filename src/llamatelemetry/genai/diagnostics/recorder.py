@@ -146,12 +146,11 @@ class CallDiagnostics:
         except Exception as error:
             internal_errors.log_once("timing a gap", error)
 
-    def finish(self, outcome: Outcome, attempt_ns: int, ended_ns: int) -> dict[str, AttributeValue]:
+    def finish(self, outcome: Outcome, ended_ns: int) -> dict[str, AttributeValue]:
         """Return the span attributes, once, at the end of the call.
 
         Args:
             outcome: The call that has ended.
-            attempt_ns: When the last attempt was sent, by `perf_counter_ns`.
             ended_ns: End of the call, by `perf_counter_ns`.
         """
         found = self._attributes
@@ -165,7 +164,7 @@ class CallDiagnostics:
                 found.update(_loop_blocks(self._loop, self._started_ns, ended_ns))
             if self._server is not None:
                 self._server.calls.discard(self)
-                found.update(_server_figures(self._server, outcome, attempt_ns, ended_ns))
+                found.update(_server_figures(self._server, outcome, ended_ns))
         except Exception as error:
             internal_errors.log_once("recording diagnostics", error)
         return found
@@ -182,10 +181,11 @@ def _loop_blocks(
 
 
 def _server_figures(
-    server: Server, outcome: Outcome, attempt_ns: int, ended_ns: int
+    server: Server, outcome: Outcome, ended_ns: int
 ) -> Iterator[tuple[str, AttributeValue]]:
     """Yield what the server's processes did in each phase, or in all of the last attempt."""
     server.sample(may_search=False)
+    attempt_ns = ended_ns - round(outcome.attempt_s * 1e9)
     phases = outcome.phases
     durations_s = () if phases is None else (phases.queue_s, phases.prefill_s, phases.decode_s)
     known_ns = [round(s * 1e9) for s in durations_s if s is not None]
