@@ -58,6 +58,10 @@ class HttpClientAdapter(ABC):
         """Return whether the client is asynchronous; `None` if its requests cannot be observed."""
         return None
 
+    def socket(self, _response: Any) -> Any:
+        """Return the socket of a response with an unread body; `None` if it is unknown."""
+        return None
+
     def is_networked(self, _response: Any) -> bool:
         """Return whether the response came over a network, unlike in an application's tests."""
         return True

@@ -260,8 +260,7 @@ class HttpCall:
 
     def _record(self, call: Call, http: HttpResponse, *, is_llama_cpp: bool) -> None:
         call.record_response_headers(http.response.headers)
-        if call.diagnostics is not None and self._extensions is not None:
-            call.diagnostics.on_response(http.response)
+        self._diagnose(call, http)
         redirected_s = self._adapter.redirected_s(http.response)
         if redirected_s and call.attempts == 1:
             self._sent_ns += round(redirected_s * 1e9)
@@ -288,6 +287,18 @@ class HttpCall:
             else self._body_observer(call, http.status, encoding)
         )
         self._adapter.observe_body(http.response, observer, http.encoding)
+
+    def _diagnose(self, call: Call, http: HttpResponse) -> None:
+        if call.diagnostics is None:
+            return
+        if self._extensions is not None:
+            call.diagnostics.on_response(http.response)
+        elif http.content is None:
+            call.diagnostics.on_headers(http.at_ns, self._adapter.socket(http.response))
+        else:
+            headers_ns = self._adapter.headers_ns(http.response, self._sent_ns)
+            if headers_ns is not None:
+                call.diagnostics.on_headers(headers_ns)
 
     def _event_observer(self, call: Call, encoding: str) -> EventBytesObserver:
         route = self._match.route

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import httpx2
 import openai
 import pytest
+import requests
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
@@ -20,13 +25,28 @@ from tests.support.recorder import Recorder
 MARKS = {"connect", "sent", "headers", "last_data"}
 
 
-@pytest.fixture
-def origin(recorder: Recorder) -> Any:
-    with scripted_server(Script()) as origin:
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the age of data")
+
+
+@contextmanager
+def instrumented(recorder: Recorder, script: Script) -> Iterator[str]:
+    """Run a server that the plugin takes for llama.cpp, and yield its origin."""
+    with scripted_server(script) as origin:
         config = LlamaTelemetryConfig(diagnostics=True, llamacpp_allow=(origin,))
         LlamaCppInstrumentor().instrument(**recorder.providers, config=config)
         yield origin
         LlamaCppInstrumentor().uninstrument()
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def origin(recorder: Recorder, script: Script) -> Iterator[str]:
+    with instrumented(recorder, script) as origin:
+        yield origin
 
 
 def send(library: Any, url: str, stream: bool) -> Any:
@@ -77,3 +97,29 @@ def test_request_of_an_instrumented_client_is_diagnosed_once(recorder: Recorder,
         OpenAIInstrumentor().uninstrument()
     (marks,) = found(recorder, "client")
     assert marks.keys() >= MARKS
+
+
+@on_linux
+def test_stream_of_requests_has_the_delay_of_its_data(recorder: Recorder, script: Script):
+    with instrumented(recorder, script) as origin:
+        url = f"{origin}/v1/chat/completions"
+        body = {"messages": MESSAGES, "stream": True}
+        with requests.Session() as session, session.post(url, json=body, stream=True) as response:
+            lines = response.iter_lines()
+            next(lines)
+            assert script.sent.wait(10)
+            time.sleep(0.08)
+            for _ in lines:
+                pass
+    (marks,) = found(recorder, "client")
+    assert marks.keys() >= {"headers", "last_data", "read_delay"}
+    assert 0.04 < marks["read_delay"][-1] < marks["last_data"] + 0.01
+    assert "trace" not in response.request.__dict__
+
+
+def test_plain_response_of_requests_has_headers_and_last_data(recorder: Recorder, script: Script):
+    with instrumented(recorder, script) as origin:
+        requests.post(f"{origin}/v1/chat/completions", json={"messages": MESSAGES}, timeout=10)
+    (marks,) = found(recorder, "client")
+    assert marks["headers"] <= marks["last_data"]
+    assert marks.keys() == {"headers", "last_data"}

@@ -157,6 +157,13 @@ class ClientMarks:
         else:
             self._last_delay_s = self._delay_s(self._last_ns)
 
+    def on_headers(self, at_ns: int, sock: Any) -> None:
+        """Mark the headers of a response, for an HTTP library that does not report its progress."""
+        self._headers_ns = at_ns
+        if sock is not None:
+            self._socket = sock
+            self._first_delay_s = self._delay_s(at_ns)
+
     def _delay_s(self, read_ns: int) -> float | None:
         """Return how long the data that was read at `read_ns` had been in the kernel.
 

@@ -139,6 +139,18 @@ class CallDiagnostics:
         except Exception as error:
             internal_errors.log_once("observing a response", error)
 
+    def on_headers(self, at_ns: int, sock: Any = None) -> None:
+        """Handle the headers of a response, for an HTTP library that does not report its progress.
+
+        Args:
+            at_ns: When the headers were read, by `perf_counter_ns`.
+            sock: Socket of the connection, if its body is not read yet.
+        """
+        try:
+            self._marks.on_headers(at_ns, sock)
+        except Exception as error:
+            internal_errors.log_once("observing a response", error)
+
     def on_gap(self, last_ns: int, now_ns: int) -> None:
         """Record a gap of more than `observers.GAP_NS` between two chunks of a stream."""
         try:
