@@ -314,8 +314,8 @@ class ServerSampler:
             if in_use:
                 idle_since_s = None
                 took_s = (time.thread_time_ns() - started_ns) / 1e9
-                pause_s = min(max(INTERVAL_S, took_s / _SHARE), _LONGEST_INTERVAL_S)
-                self._pause(pause_s)
+                # Not the event, which each new call sets.
+                time.sleep(min(max(INTERVAL_S, took_s / _SHARE), _LONGEST_INTERVAL_S))
                 continue
             idle_since_s = time.monotonic() if idle_since_s is None else idle_since_s
             left_s = idle_since_s + _LINGERS_S - time.monotonic()
@@ -323,10 +323,6 @@ class ServerSampler:
                 break
             woken.wait(left_s)
         self._end()
-
-    def _pause(self, pause_s: float) -> None:
-        # Not the event, which each new call sets.
-        time.sleep(pause_s)
 
     def _end(self) -> None:
         self._thread = None
