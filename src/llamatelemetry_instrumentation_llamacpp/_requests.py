@@ -90,7 +90,7 @@ class _RequestsAdapter(HttpClientAdapter):
         return sent_ns + int(response.elapsed.total_seconds() * 1e9)
 
     def socket(self, response: Any) -> Any:
-        # The connection is released at the end of the body, and is no part of other adapters.
+        # It is unknown after the end of the body, and with transport adapters other than urllib3's.
         return getattr(getattr(response.raw, "connection", None), "sock", None)
 
     def observe_body(self, response: Any, observer: Observer, encoding: str) -> None:
