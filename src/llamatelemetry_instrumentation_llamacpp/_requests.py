@@ -83,6 +83,10 @@ class _RequestsAdapter(HttpClientAdapter):
     def headers_ns(self, response: Any, sent_ns: int) -> int | None:
         return sent_ns + int(response.elapsed.total_seconds() * 1e9)
 
+    def socket(self, response: Any) -> Any:
+        # It is unknown after the end of the body, and with transport adapters other than urllib3's.
+        return getattr(getattr(response.raw, "connection", None), "sock", None)
+
     def observe_body(self, response: Any, observer: Observer, encoding: str) -> None:
         observe_body(response.raw, observer, encoding)
 

@@ -282,10 +282,12 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
     )
     assert made.pop("PYTHONPATH").endswith(f"startup{os.pathsep}/mine")
     assert made.pop("_LLAMATELEMETRY_RUN_PID") == str(os.getpid())
+    assert len(bytes.fromhex(made.pop("_LLAMATELEMETRY_RUN_KEY"))) == 32
     assert made == {
         "OTEL_SERVICE_NAME": "mine",
         "OTEL_METRIC_EXPORT_INTERVAL": "7",
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "LLAMATELEMETRY_DIAGNOSTICS": "true",
         "NO_PROXY": "example.com,127.0.0.1",
         "no_proxy": "example.com,127.0.0.1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",

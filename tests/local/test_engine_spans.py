@@ -82,7 +82,7 @@ def test_figures_of_response_win(instrumented: Recorder, name: str) -> None:
     metrics = replay(name)
     (joined,) = join_calls(spans_of_call(instrumented, name))
     requests = [
-        replace(request, timings=replace(request.timings, queue_ms=1.0, prefill_ms=1.0))
+        replace(request, timings=request.timings._replace(queue_ms=1.0, prefill_ms=1.0))
         for request in joined.requests
     ]
     phases = phases_of_call(joined.attributes, requests)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from llamatelemetry.genai.engines.proofs import SGLANG, TENSORRT_LLM, TGI, VLLM
@@ -130,8 +130,7 @@ def _plausible(timings: EngineTimings, span: SpanRecord) -> EngineTimings:
     if sum(ms or 0 for ms in fitting[:3]) > limit_ms:
         fitting[:3] = None, None, None
     queue_ms, prefill_ms, decode_ms, first_token_ms = fitting
-    return replace(
-        timings,
+    return timings._replace(
         queue_ms=queue_ms,
         prefill_ms=prefill_ms,
         decode_ms=decode_ms,
