@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 # OTLP's numbers.
 STATUS_ERROR: Final = 2
+KIND_SERVER: Final = 2
 KIND_CLIENT: Final = 3
 
 

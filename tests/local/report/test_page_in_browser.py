@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from llamatelemetry.local.report import Recording, render
-from tests.local.example_records import EVIL, call, sample_recording, span
+from llamatelemetry.local.report.columns import columns, compact
+from tests.local.example_records import EVIL, call, sample_recording, span, vllm
 from tests.support import browser
 
 pytestmark = browser.MARKS
@@ -140,6 +141,24 @@ def test_page_opens_with_100000_spans(tmp_path: Path) -> None:
         "spans": 5,
     }
     assert 10 < said["rows"] < 60
+
+
+def test_page_counts_a_call_once_when_the_span_of_its_engine_came_first(tmp_path: Path) -> None:
+    client, engine = call(1), vllm(9, parent=1)
+    later = compact(columns([client, engine]))
+    said = in_browser(
+        tmp_path,
+        render(Recording([engine])),
+        f"""
+        const tokens = () => [...traces.values()].map((whole) => whole.tokens);
+        const calls = () => spans.filter((span) => span.role === 1 && span.call).map((span) => span.id);
+        said.before = [tokens(), calls()];
+        add({later});
+        said.after = [tokens(), calls(), spans.length];
+        """,
+    )
+    assert said["before"] == [[25], [engine.span_id]]
+    assert said["after"] == [[15], [client.span_id], 2]
 
 
 def test_page_opens_without_spans(tmp_path: Path) -> None:

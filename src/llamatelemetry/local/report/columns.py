@@ -10,12 +10,15 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.local.calls import call_from_span
+from llamatelemetry.local.calls import recorded_call
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from llamatelemetry.local.calls import RecordedCall
+    from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.records import LogRecord, MetricPoint, SpanRecord
 
 # After this many characters of long texts in total, further long texts are truncated.
@@ -60,24 +63,36 @@ class _DistinctValues:
 
 
 def columns(
-    spans: Iterable[SpanRecord],
+    spans: Sequence[SpanRecord],
     points: Iterable[MetricPoint] = (),
     logs: Iterable[LogRecord] = (),
+    *,
+    calls: Sequence[JoinedCall] | None = None,
 ) -> dict[str, Any]:
     """Return records in columnar form, with times in microseconds since the epoch.
 
     - `spans` has one list per column. `trace`, `name`, `service` and the keys and values in
       `attributes` are indexes into `values`. `role` is 1 for a call, 2 to 4 for queue, prefill
-      and decode, 0 for any other span.
+      and decode, 0 for any other span. Of several spans of one call, one has the role and the
+      figures of the call.
     - `events` has the span events by row of the span.
     - `gpu` has one time series per metric and device.
+
+    Args:
+        spans: The spans.
+        points: Metric data points.
+        logs: Log records.
+        calls: The calls, if `spans` has only some of their spans.
     """
+    found = join_calls(spans) if calls is None else calls
+    recorded = {(call.span.trace_id, call.span.span_id): recorded_call(call) for call in found}
     values = _DistinctValues()
     content = _content_by_span(logs)
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     events: dict[int, list[Any]] = {}
     for row, span in enumerate(spans):
-        _add(rows, span, values, content.get((span.trace_id, span.span_id), {}))
+        span_id = (span.trace_id, span.span_id)
+        _add(rows, span, recorded.get(span_id), values, content.get(span_id, {}))
         if span.events:
             events[row] = [
                 [values.index_of(event.name), _us(event.time_ns), _pairs(event.attributes, values)]
@@ -95,10 +110,10 @@ _COLUMNS: Final = (
 def _add(
     rows: Mapping[str, list[Any]],
     span: SpanRecord,
+    call: RecordedCall | None,
     values: _DistinctValues,
     content: Mapping[str, Any],
 ) -> None:
-    call = call_from_span(span)
     resource = span.resource
     cells: dict[str, Any] = {
         "trace": values.index_of(span.trace_id),

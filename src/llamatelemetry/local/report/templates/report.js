@@ -27,7 +27,13 @@ const gpu = new Map();
 function add(chunk) {
   for (let row = 0; row < chunk.spans.id.length; row++) {
     const span = spanOf(chunk, row);
-    if (byId.has(span.trace + span.id)) continue;
+    const known = byId.get(span.trace + span.id);
+    if (known) {
+      // Another span of the same call has arrived.
+      traces.get(span.trace).tokens += tokensOf(span) - tokensOf(known);
+      Object.assign(known, { call: span.call, role: span.role });
+      continue;
+    }
     byId.set(span.trace + span.id, span);
     spans.push(span);
     addToTrace(span);
@@ -67,6 +73,8 @@ function spanOf(chunk, row) {
   };
 }
 
+const tokensOf = (span) => (span.call ? (span.call.input || 0) + (span.call.output || 0) : 0);
+
 function addToTrace(span) {
   let whole = traces.get(span.trace);
   if (!whole) {
@@ -77,7 +85,7 @@ function addToTrace(span) {
   whole.start = Math.min(whole.start, span.start);
   whole.end = Math.max(whole.end, span.start + span.duration);
   whole.failed = whole.failed || span.failed;
-  if (span.call) whole.tokens += (span.call.input || 0) + (span.call.output || 0);
+  whole.tokens += tokensOf(span);
   whole.text = undefined;
 }
 
