@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamatelemetry.local.recording import read_recorded
+from llamatelemetry.local.recording import Recording, latest_run, read_recorded
+from llamatelemetry.local.store import StoreReader
 from llamatelemetry.local.why.cache import CacheHistory
 from llamatelemetry.local.why.explanation import CallExplanation, Explanation, ServerRates
 from llamatelemetry.local.why.occupancy import Hold, Occupancy
@@ -20,22 +21,26 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llamatelemetry.local.recording import Recording
     from llamatelemetry.local.why.calls import Call
 
 
-def why(path: Path | str) -> Explanation:
+def why(path: Path | str | None = None) -> Explanation:
     """Explain where the time of the recorded calls went.
 
     Args:
-        path: Database of `llamatelemetry run`, file of OTLP JSON lines, or directory of them.
+        path: Database of `llamatelemetry run`, file of OTLP JSON lines, or directory of them; the
+            latest run below `llamatelemetry-data` if `None`.
 
     Raises:
         FileNotFoundError: The path does not exist, or the directory has no recording.
         StoreError: The path is an SQLite file, but not a database of this version.
         ValueError: The path is another kind of file.
     """
-    return explain(read_recorded(path))
+    if path is not None:
+        return explain(read_recorded(path))
+    with StoreReader(latest_run()) as reader:
+        runs = reader.runs()
+        return explain(Recording.of_store(reader, runs[-1] if runs else None))
 
 
 def explain(recording: Recording) -> Explanation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.local.calls import call_from_span
@@ -17,10 +18,10 @@ from llamatelemetry.local.why.calls import (
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from llamatelemetry.local.recording import Recording
-    from llamatelemetry.local.records import SpanRecord
+    from llamatelemetry.local.records import Run, SpanRecord
 
 _PAUSE_BETWEEN_RUNS_NS: Final = 5_000_000_000
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
@@ -30,34 +31,43 @@ def read_calls(recording: Recording) -> list[Call]:
     """Return the calls of a recording by start time."""
     spans = [span for span in recording.spans if span.end_ns >= span.start_ns]
     start_ns = min((span.start_ns for span in spans), default=0)
-    runs = _Runs(spans)
+    runs = _Runs(spans, recording.runs)
     found = (_read_call(span, runs.number_of(span), start_ns) for span in spans)
     return sorted((call for call in found if call), key=lambda call: (call.at, call.span.span_id))
 
 
 class _Runs:
-    """Numbers of the runs in a recording.
+    """Numbers of the runs in a recording, from 1.
 
-    The processes of a run overlap in time, or follow each other at once. A new run starts after
-    all earlier processes have been quiet for some seconds.
+    A database of `llamatelemetry run` lists its runs. Other recordings do not: the processes of a
+    run overlap in time, or follow each other at once, and a new run starts after all earlier
+    processes have been quiet for some seconds.
     """
 
-    def __init__(self, spans: Iterable[SpanRecord]) -> None:
-        ranges: dict[object, list[int]] = {}
-        for span in spans:
-            bounds = ranges.setdefault(_process(span), [span.start_ns, span.end_ns])
-            bounds[0] = min(bounds[0], span.start_ns)
-            bounds[1] = max(bounds[1], span.end_ns)
-        self._numbers: dict[object, int] = {}
-        number, last_ns = 0, 0
-        for process, (start_ns, end_ns) in sorted(ranges.items(), key=lambda item: item[1]):
-            if not number or start_ns > last_ns + _PAUSE_BETWEEN_RUNS_NS:
-                number += 1
-            last_ns = max(end_ns, last_ns)
-            self._numbers[process] = number
+    def __init__(self, spans: Sequence[SpanRecord], runs: Sequence[Run]) -> None:
+        self._starts = sorted(run.started_ns for run in runs)
+        self._numbers = {} if self._starts else _numbered_processes(spans)
 
     def number_of(self, span: SpanRecord) -> int:
+        if self._starts:
+            return max(1, bisect_right(self._starts, span.start_ns))
         return self._numbers[_process(span)]
+
+
+def _numbered_processes(spans: Iterable[SpanRecord]) -> dict[object, int]:
+    ranges: dict[object, list[int]] = {}
+    for span in spans:
+        bounds = ranges.setdefault(_process(span), [span.start_ns, span.end_ns])
+        bounds[0] = min(bounds[0], span.start_ns)
+        bounds[1] = max(bounds[1], span.end_ns)
+    numbers: dict[object, int] = {}
+    number, last_ns = 0, 0
+    for process, (start_ns, end_ns) in sorted(ranges.items(), key=lambda item: item[1]):
+        if not number or start_ns > last_ns + _PAUSE_BETWEEN_RUNS_NS:
+            number += 1
+        last_ns = max(end_ns, last_ns)
+        numbers[process] = number
+    return numbers
 
 
 def _process(span: SpanRecord) -> object:

@@ -150,7 +150,7 @@ class _Rules:
         if rates.prefill_ms_per_token is None:
             new = left
         tokens = _count(processed - again, "new token")
-        take("prefill", "prefill_new", new, f"{tokens} at the rate of this server")
+        take("prefill", "prefill_new", new, tokens)
         self._neighbors("prefill", call.go, call.prefilled, slope, 1)
         take("prefill", "prefill_new", rates.prefill_spread_ms, "")
 
@@ -161,7 +161,7 @@ class _Rules:
         expected = self._expected_decode()
         self._stopped_and_cpu("decode", "decode", expected)
         tokens = _count(call.recorded.output_tokens or 0, "output token")
-        take("decode", "decode", expected, f"{tokens} at the rate of this server")
+        take("decode", "decode", expected, tokens)
         self._neighbors(
             "decode", call.prefilled, call.decoded, rates.prefill_ms_per_token or 0.0, 2
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from llamatelemetry._terminal import printable
 from llamatelemetry.local.why.explanation import CAUSE_TITLES, NORMAL, PART_TITLES
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def call_text(call: CallExplanation, *, unknown: bool = True) -> str:
         if number is not None
     ]
     size = f"  tokens: {', '.join(tokens)}" if tokens else ""
-    failed = f"  failed: {call.error}" if call.error else ""
+    failed = f"  failed: {printable(call.error, lines=False)}" if call.error else ""
     head = f"{call.span_id[:6]}  {call.duration_ms:,.0f} ms{size}{failed}  -> {call.top_cause}"
     lines = [_part_line(part, call.duration_ms) for part in call.parts if part.ms >= _MIN_SHOWN_MS]
     hints = [f"  unknown: {text}" for text in call.unknown] if unknown else []
@@ -68,7 +69,7 @@ def call_text(call: CallExplanation, *, unknown: bool = True) -> str:
 
 def _part_line(part: Part, duration_ms: float) -> str:
     share = part.ms / duration_ms if duration_ms else 0.0
-    evidence = f": {part.evidence}" if part.evidence else ""
+    evidence = f": {printable(part.evidence, lines=False)}" if part.evidence else ""
     return f"  {part.ms:8,.0f} ms {share:4.0%}  {part.title}{evidence}"
 
 
@@ -85,7 +86,7 @@ def _rates(servers: Sequence[ServerRates]) -> Iterator[str]:
     runs = {server.run for server in servers}
     for server in servers:
         where = server.server or "in this process"
-        name = f"{where} {server.model or ''}".strip() + (
+        name = f"{where} {printable(server.model or '', lines=False)}".strip() + (
             f", run {server.run}" if len(runs) > 1 else ""
         )
         if server.prefill_ms_per_token is None:
