@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.local.recording import Recording, latest_run, read_recorded
-from llamatelemetry.local.store import StoreReader
+from llamatelemetry.local.recording import read_recorded
 from llamatelemetry.local.why.cache import CacheHistory
 from llamatelemetry.local.why.explanation import CallExplanation, Explanation, ServerRates
 from llamatelemetry.local.why.occupancy import Hold, Occupancy
@@ -21,7 +20,10 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llamatelemetry.local.recording import Recording
     from llamatelemetry.local.why.calls import Call
+
+_RUNS: Final = Path("llamatelemetry-data")
 
 
 def why(path: Path | str | None = None) -> Explanation:
@@ -36,11 +38,17 @@ def why(path: Path | str | None = None) -> Explanation:
         StoreError: The path is an SQLite file, but not a database of this version.
         ValueError: The path is another kind of file.
     """
-    if path is not None:
-        return explain(read_recorded(path))
-    with StoreReader(latest_run()) as reader:
-        runs = reader.runs()
-        return explain(Recording.of_store(reader, runs[-1] if runs else None))
+    return explain(read_recorded(_latest_run() if path is None else path))
+
+
+def _latest_run() -> Path:
+    found = sorted(_RUNS.glob("*.db"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise FileNotFoundError(
+            f"no recorded run in {_RUNS}. Record one with `llamatelemetry run -- COMMAND`, "
+            "or name a file"
+        )
+    return found[-1]
 
 
 def explain(recording: Recording) -> Explanation:

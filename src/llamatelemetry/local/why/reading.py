@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from llamatelemetry.local.calls import call_from_span
+from llamatelemetry.local.call_phases import last_attempt, phases_of_call
+from llamatelemetry.local.calls import recorded_call
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.why.calls import (
     PHASES,
     Attempt,
@@ -20,20 +22,30 @@ from llamatelemetry.semconv import attributes as names
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from llamatelemetry.local.calls import RecordedCall
+    from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.recording import Recording
-    from llamatelemetry.local.records import Run, SpanRecord
+    from llamatelemetry.local.records import SpanRecord
 
 _PAUSE_BETWEEN_RUNS_NS: Final = 5_000_000_000
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
 
 def read_calls(recording: Recording) -> list[Call]:
-    """Return the calls of a recording by start time."""
-    spans = [span for span in recording.spans if span.end_ns >= span.start_ns]
-    start_ns = min((span.start_ns for span in spans), default=0)
-    runs = _Runs(spans, recording.runs)
-    found = (_read_call(span, runs.number_of(span), start_ns) for span in spans)
-    return sorted((call for call in found if call), key=lambda call: (call.at, call.span.span_id))
+    """Return the calls of a recording by start time.
+
+    Calls that only their engine recorded are left out: nothing is known of their client.
+    """
+    joined = [
+        call
+        for call in join_calls(recording.spans)
+        if call.is_recorded_by_client and call.span.end_ns >= call.span.start_ns
+    ]
+    start_ns = min((call.span.start_ns for call in joined), default=0)
+    # Only a database of `llamatelemetry run` lists its runs.
+    runs = _Runs([call.span for call in joined], getattr(recording, "runs", ()))
+    found = [_read_call(call, runs.number_of(call.span), start_ns) for call in joined]
+    return sorted(found, key=lambda call: (call.at, call.span.span_id))
 
 
 class _Runs:
@@ -44,7 +56,7 @@ class _Runs:
     processes have been quiet for some seconds.
     """
 
-    def __init__(self, spans: Sequence[SpanRecord], runs: Sequence[Run]) -> None:
+    def __init__(self, spans: Sequence[SpanRecord], runs: Sequence[Any]) -> None:
         self._starts = sorted(run.started_ns for run in runs)
         self._numbers = {} if self._starts else _numbered_processes(spans)
 
@@ -75,12 +87,12 @@ def _process(span: SpanRecord) -> object:
     return found.get("service.instance.id") or (found.get("host.name"), found.get("process.pid"))
 
 
-def _read_call(span: SpanRecord, run: int, start_ns: int) -> Call | None:
-    recorded = call_from_span(span)
-    if recorded is None:
-        return None
-    found = span.attributes
+def _read_call(joined: JoinedCall, run: int, start_ns: int) -> Call:
+    span, found = joined.span, joined.attributes
+    phases = phases_of_call(found, joined.requests)
     cache_prompt = found.get(names.REQUEST_CACHE_PROMPT)
+    recorded = recorded_call(joined)
+    is_by_engine = phases.sources.get("queue_ms") == "engine_span"
     return Call(
         span=span,
         recorded=recorded,
@@ -89,18 +101,34 @@ def _read_call(span: SpanRecord, run: int, start_ns: int) -> Call | None:
         run=run,
         at=(span.start_ns - start_ns) / 1e6,
         duration=span.duration_ms,
-        queue=_milliseconds(found.get(names.QUEUE_DURATION)),
-        queue_source=_text(found.get(names.QUEUE_SOURCE)),
-        prefill=_number(found.get(names.PREFILL_MS)),
-        decode=_number(found.get(names.DECODE_MS)),
-        processed=_processed(found),
+        queue=phases.queue_ms,
+        queue_source="engine" if is_by_engine else _text(found.get(names.QUEUE_SOURCE)),
+        prefill=phases.prefill_ms,
+        decode=phases.decode_ms,
+        processed=_processed(found, recorded),
         first_chunk=_milliseconds(found.get(names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK)),
         slots=_count(found.get(names.SERVER_SLOTS)),
         cache_prompt=cache_prompt if isinstance(cache_prompt, bool) else None,
         prompt=_prompt(found),
         process=_process_times(found),
+        engine_span=_engine_span(joined),
         **_client_times(found),
     )
+
+
+def _engine_span(joined: JoinedCall) -> tuple[float, float] | None:
+    """Return start and end of the engine's own span of the attempt that the client used.
+
+    It has the clock of the server, so it is only usable within the client's span.
+    """
+    spans = [request.span for request in last_attempt(joined.requests)]
+    if not spans:
+        return None
+    start_ns, end_ns = min(s.start_ns for s in spans), max(s.end_ns for s in spans)
+    if start_ns < joined.span.start_ns or end_ns > joined.span.end_ns:
+        return None
+    at_ns = joined.span.start_ns
+    return (start_ns - at_ns) / 1e6, (end_ns - at_ns) / 1e6
 
 
 def _server(found: Mapping[str, Any]) -> str:
@@ -111,13 +139,11 @@ def _server(found: Mapping[str, Any]) -> str:
     return host if port is None else f"{host}:{port}"
 
 
-def _processed(found: Mapping[str, Any]) -> int | None:
+def _processed(found: Mapping[str, Any], recorded: RecordedCall) -> int | None:
     """Return the processed prompt tokens: the engine's count, else the input without cached ones."""
     known = _count(found.get(names.PROMPT_TOKENS))
-    input_tokens = _count(found.get(names.GEN_AI_USAGE_INPUT_TOKENS))
-    cached = _count(found.get(names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS))
-    if known is None and input_tokens is not None and cached is not None:
-        return max(0, input_tokens - cached)
+    if known is None and None not in {recorded.input_tokens, recorded.cached_tokens}:
+        return max(0, (recorded.input_tokens or 0) - (recorded.cached_tokens or 0))
     return known
 
 
