@@ -45,6 +45,7 @@ def parse_request(
         stream=is_stream and not route.is_by_id,
         choice_count=parse_choice_count(body),
         read_content=None if route.read_content is None else partial(route.read_content, body),
+        body=body,
     )
 
 

@@ -111,8 +111,11 @@ class Wrappers:
                 call.instrumenter.propagation.inject(
                     request.headers, client._client, request.url, call.span.get_span_context()
                 )
+                if call.diagnostics is not None:
+                    is_async = hasattr(client._client, "aclose")
+                    call.diagnostics.attach(request, is_async=is_async)
             except Exception as error:
-                internal_errors.log_once("propagating the trace context", error)
+                internal_errors.log_once("preparing a request", error)
         return wrapped(*args, **kwargs)
 
     def process_response(
@@ -124,6 +127,8 @@ class Wrappers:
             call.mark_headers_received()
             try:
                 call.http_response = kwargs["response"]
+                if call.diagnostics is not None:
+                    call.diagnostics.on_response(kwargs["response"])
                 record_headers(call, kwargs["response"])
             except Exception as error:
                 internal_errors.log_once("reading response headers", error)

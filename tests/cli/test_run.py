@@ -286,6 +286,7 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
         "OTEL_SERVICE_NAME": "mine",
         "OTEL_METRIC_EXPORT_INTERVAL": "7",
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "LLAMATELEMETRY_DIAGNOSTICS": "true",
         "NO_PROXY": "example.com,127.0.0.1",
         "no_proxy": "example.com,127.0.0.1",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",

@@ -148,6 +148,8 @@ CASES = {
         ),
     ),
     "llamacpp_props": Case(False, True, False, ("LLAMATELEMETRY_LLAMACPP_PROPS", "true", True)),
+    "diagnostics": Case(False, True, False, ("LLAMATELEMETRY_DIAGNOSTICS", "true", True)),
+    "prompt_sections": Case(True, False, True, ("LLAMATELEMETRY_PROMPT_SECTIONS", "off", False)),
     "flush_on_signal": Case(True, False, True, ("LLAMATELEMETRY_FLUSH_ON_SIGNAL", "false", False)),
     "log_level": Case("WARNING", "DEBUG", "INFO", ("LLAMATELEMETRY_LOG_LEVEL", "error", "ERROR")),
     "span_processors": Case((), (FIRST,), (SECOND,)),

@@ -285,6 +285,20 @@ class LlamaTelemetryConfig:
         doc="Send a `GET /props` to each llama.cpp server that the application calls, with the "
         "credentials of that call, to record the server's build, model file, context and slots",
     )
+    diagnostics: bool = option(
+        BOOLEAN,
+        "DIAGNOSTICS",
+        default=False,
+        doc="Record what explains a slow call: times at the client, delays of the event loop, which "
+        "part of the prompt changed, and the CPU time of a server on this machine. "
+        "`llamatelemetry run` turns it on",
+    )
+    prompt_sections: bool = option(
+        BOOLEAN,
+        "PROMPT_SECTIONS",
+        default=True,
+        doc="With `diagnostics`, record a keyed hash and the length of each section of a prompt",
+    )
     flush_on_signal: bool = option(
         BOOLEAN,
         "FLUSH_ON_SIGNAL",

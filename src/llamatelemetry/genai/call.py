@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.content.completion_hook import CompletionHook
     from llamatelemetry.genai.content.recorder import CallContent
+    from llamatelemetry.genai.diagnostics import CallDiagnostics, Diagnostics
     from llamatelemetry.genai.model import EngineTimings
     from llamatelemetry.genai.streams.abandoned_calls import Finalizable
     from llamatelemetry.otel.client_metrics import Attributes
@@ -95,6 +96,11 @@ class Instrumenter:
         self.content = content_recorder(
             scope, version, self.config, logger_provider, completion_hook
         )
+        self.diagnostics: Diagnostics | None = None
+        if self.config.diagnostics:
+            from llamatelemetry.genai.diagnostics import Diagnostics
+
+            self.diagnostics = Diagnostics(self.config)
 
     def start(
         self,
@@ -180,13 +186,14 @@ class Call:
         http_response: Set by a plugin: the HTTP response, which outlives a failure to parse it.
         served_model: Set by a plugin: the model, if only the response headers name it.
         header_timings: Set by a plugin: the engine's timings in the response headers.
+        diagnostics: Records what explains the duration of the call; `None` if that is off.
     """
 
     __slots__ = (
         *("instrumenter", "request", "span", "recording", "content_max_chars", "attempts"),
         *("first_chunk_ns", "first_token_ns", "http_response", "served_model", "header_timings"),
         *("_target", "_outer", "_context", "_content", "_nested", "_open", "_pid"),
-        "_started_provider",
+        *("_started_provider", "diagnostics"),
         *("_started_ns", "_started_wall_ns", "_attempt_ns", "_headers_ns", "_abandoned_ns"),
     )
 
@@ -232,7 +239,10 @@ class Call:
         content = self._content
         self.recording = self.span.is_recording() or (content is not None and content.emits)
         self.content_max_chars = None if content is None else content.max_chars
-        request.read_content = None  # It refers to the whole request.
+        self.diagnostics: CallDiagnostics | None = None
+        if instrumenter.diagnostics is not None and not isinstance(target, EnclosingCallTarget):
+            self.diagnostics = instrumenter.diagnostics.start(request, self.span, self._started_ns)
+        request.read_content = request.body = None  # They refer to the whole request.
 
     def _open_span(self, kind: SpanKind) -> None:
         instrumenter, request = self.instrumenter, self.request
@@ -289,6 +299,8 @@ class Call:
         self.attempts += 1
         self._attempt_ns = at_ns or perf_counter_ns()
         self._headers_ns = None
+        if self.diagnostics is not None:
+            self.diagnostics.start_attempt(self._attempt_ns)
 
     def mark_sent(self, at_ns: int) -> None:
         """Mark when the request of this attempt was on the wire. The queue is measured from there."""
@@ -396,6 +408,9 @@ class Call:
         try:
             self._complete(response)
             outcome = self._outcome(response, error, ended_ns)
+            if self.diagnostics is not None and self.span.is_recording():
+                found = self.diagnostics.finish(outcome, self._attempt_ns, ended_ns)
+                self.span.set_attributes(found)
             if self._target is not None:
                 self._target.record(self, outcome)
             else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.util.types import AttributeValue
 
@@ -68,6 +68,7 @@ class Request:
             one caller at a time cannot.
         read_content: Parses the messages. It is called only if content is recorded. An operation
             without it, such as embeddings, has no content and no event.
+        body: JSON body, which is only read at the start of the call, by diagnostics.
     """
 
     operation: str | None
@@ -80,6 +81,7 @@ class Request:
     task: str | None = None
     has_queue: bool = True
     read_content: Callable[[], Content] | None = field(default=None, compare=False, repr=False)
+    body: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def title(self) -> str:

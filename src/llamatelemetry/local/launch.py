@@ -63,6 +63,7 @@ def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str
     return {
         "OTEL_METRIC_EXPORT_INTERVAL": _METRIC_INTERVAL_MS,
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "LLAMATELEMETRY_DIAGNOSTICS": "true",
         **kept,
         **_proxy_exceptions(kept),
         "PYTHONPATH": os.pathsep.join([site, *before]),

@@ -14,7 +14,7 @@ from llamatelemetry.genai.errors import find_reported_error
 from llamatelemetry.genai.json_access import get_field
 from llamatelemetry.genai.model import Response
 from llamatelemetry.genai.streams.content_decoders import content_decoder
-from llamatelemetry.genai.streams.observers import StreamObserver
+from llamatelemetry.genai.streams.observers import GAP_NS, StreamObserver
 from llamatelemetry.genai.wire.bodies import BodyCapture
 from llamatelemetry.genai.wire.sse import EventReader, parse_object
 
@@ -104,6 +104,8 @@ class EventBytesObserver(StreamObserver):
 
     def _skip(self, payload: bytes) -> None:
         now_ns = perf_counter_ns()
+        if self._diagnostics is not None and now_ns - self._last_ns > GAP_NS:
+            self._diagnostics.on_gap(self._last_ns, now_ns)
         if self._intervals is not None:
             self._intervals.add(now_ns)
         self._last_ns = now_ns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.json_access import model_name
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.streams.accumulators import Accumulator
     from llamatelemetry.otel.client_metrics import Attributes
 
+GAP_NS: Final = 30_000_000
+"""Time between two chunks that diagnostics record, in nanoseconds."""
+
 
 class StreamObserver:
     """Observer of one stream, called by a stream wrapper. It ends the stream's call.
@@ -33,7 +36,7 @@ class StreamObserver:
     """
 
     __slots__ = (
-        *("_accumulator", "_call", "_error", "_intervals", "_last_ns", "_on_end"),
+        *("_accumulator", "_call", "_diagnostics", "_error", "_intervals", "_last_ns", "_on_end"),
         "__weakref__",
     )
 
@@ -44,6 +47,7 @@ class StreamObserver:
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self._call = call
+        self._diagnostics = call.diagnostics
         self._on_end = on_end
         self._accumulator = (
             ChatAccumulator(call.content_max_chars) if accumulator is None else accumulator
@@ -61,6 +65,8 @@ class StreamObserver:
     def on_chunk(self, chunk: Any) -> None:
         """Process a chunk."""
         now_ns = perf_counter_ns()
+        if self._diagnostics is not None and now_ns - self._last_ns > GAP_NS and self._last_ns:
+            self._diagnostics.on_gap(self._last_ns, now_ns)
         self._last_ns = now_ns
         call = self._call
         try:

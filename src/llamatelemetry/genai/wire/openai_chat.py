@@ -96,6 +96,10 @@ def _encoding_formats(value: Any) -> tuple[str, ...] | None:
     return None if encoding is None else (encoding,)
 
 
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
 _PARAMETERS: Mapping[str, tuple[str, Callable[[Any], AttributeValue | None]]] = {
     "temperature": (names.GEN_AI_REQUEST_TEMPERATURE, as_float),
     "top_p": (names.GEN_AI_REQUEST_TOP_P, as_float),
@@ -120,6 +124,9 @@ _PARAMETERS: Mapping[str, tuple[str, Callable[[Any], AttributeValue | None]]] = 
     "prompt": (names.GEN_AI_PROMPT_NAME, _template_id),
     "dimensions": (names.GEN_AI_EMBEDDINGS_DIMENSION_COUNT, as_count),
     "encoding_format": (names.GEN_AI_REQUEST_ENCODING_FORMATS, _encoding_formats),
+    # Of llama.cpp's server: they decide which part of a prompt it need not evaluate again.
+    "cache_prompt": (names.REQUEST_CACHE_PROMPT, _flag),
+    "id_slot": (names.REQUEST_ID_SLOT, as_int),
 }
 
 

@@ -151,6 +151,7 @@ class Connection:
                     stream=exchange.stream,
                     choice_count=inference.choice_count,
                     read_content=None if content_parser is None else partial(content_parser, body),
+                    body=body,
                 )
             )
             if call is not None and call.recording:
@@ -165,8 +166,10 @@ class Connection:
         try:
             call.start_attempt()
             call.instrumenter.propagation.inject(request.headers, self.http, request.url)
+            if call.diagnostics is not None:
+                call.diagnostics.attach(request, is_async=self.is_async)
         except Exception as error:
-            internal_errors.log_once("injecting the trace context", error)
+            internal_errors.log_once("preparing a request", error)
 
 
 def _root_of(base_url: str) -> str:

@@ -145,6 +145,8 @@ async def _send_until_loaded(
         response = await _send_until_answered(connection, exchange, call)
         if call is not None:
             call.mark_headers_received()
+            if call.diagnostics is not None:
+                call.diagnostics.on_response(response)
             call.record_response_headers(response.headers)
         if response.is_success:
             return response
