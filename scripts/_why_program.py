@@ -42,7 +42,7 @@ WORDS = (
 class Conversation:
     """A growing conversation with tools."""
 
-    def __init__(self, chance: random.Random, name: str, words: int = 45) -> None:
+    def __init__(self, chance: random.Random, name: str, words: int = 30) -> None:
         self.chance = chance
         self.name = name
         self.system = f"You are {name}. Answer briefly. {self.text(words)}"
@@ -51,7 +51,7 @@ class Conversation:
                 "type": "function",
                 "function": {
                     "name": f"{kind}_{name}",
-                    "description": self.text(6),
+                    "description": self.text(4),
                     "parameters": {"type": "object", "properties": {"q": {"type": "string"}}},
                 },
             }
@@ -87,7 +87,7 @@ class Program:
         self.traffic_may_run.set()
         self.conversations = 0
 
-    def conversation(self, words: int = 45) -> Conversation:
+    def conversation(self, words: int = 30) -> Conversation:
         """Return a conversation that shares no text with another one."""
         self.conversations += 1
         name = "".join(self.chance.choices("abcdefghijklmnopqrstuvwxyz", k=6))
@@ -137,8 +137,7 @@ class Program:
     async def episode(self, faults: list[str], *, traffic: bool) -> None:
         """Run one conversation that ends with a call with faults."""
         talk = self.conversation()
-        for _ in range(2):
-            await self.turn(talk)
+        await self.turn(talk)
         control = await self.turn(talk)
         found = await self.faulty_turn(talk, faults)
         pair = {"control": control, "faults": faults, "traffic": traffic}
@@ -184,12 +183,11 @@ class Program:
             "content": "Edited: " + target.talk.messages[0]["content"],
         }
 
-    async def evicted(self, target: Target) -> None:
+    async def evicted(self, target: Target) -> None:  # noqa: ARG002 - called as the others are
         """Use both slots for other prompts."""
         for _ in range(2):
             others = [self.conversation(40) for _ in range(2)]
             await asyncio.gather(*(self.turn(other, tokens=4) for other in others))
-        target.talk.messages = [*target.talk.messages]
 
     async def cache_off(self, target: Target) -> None:
         """Ask the server not to use its cache."""
@@ -223,7 +221,7 @@ class Program:
 
         async def block(number: int) -> None:
             if number == OUTPUT_TOKENS - 4:
-                time.sleep(0.6)  # noqa: ASYNC251 - the fault
+                time.sleep(0.9)  # noqa: ASYNC251 - the fault
 
         target.options["on_chunk"] = block
 
@@ -236,21 +234,21 @@ class Program:
         target.options["on_chunk"] = wait
 
     async def network_delay(self, target: Target) -> None:
-        """Forward the request half a second later."""
-        target.proxy_faults.append("delay=500")
+        """Forward the request 0.9 s later."""
+        target.proxy_faults.append("delay=900")
 
     async def network_stall(self, target: Target) -> None:
         """Hold the end of the response back."""
-        target.proxy_faults.append(f"stall={OUTPUT_TOKENS - 4}:600")
+        target.proxy_faults.append(f"stall={OUTPUT_TOKENS - 4}:900")
 
     async def server_frozen(self, target: Target) -> None:
-        """Stop the server process for 0.7 s."""
+        """Stop the server process for 0.9 s."""
 
         async def freeze() -> None:
             await asyncio.sleep(self.chance.uniform(0.03, 0.25))
             os.kill(self.server_pid, signal.SIGSTOP)
             try:
-                await asyncio.sleep(0.7)
+                await asyncio.sleep(0.9)
             finally:
                 os.kill(self.server_pid, signal.SIGCONT)
 
@@ -261,7 +259,7 @@ class Program:
         target.proxy_faults.append(f"fail={time.time_ns()}")
 
     async def slow_lookup(self, target: Target) -> None:
-        """Look the name of the server up in 0.5 s, on a new connection."""
+        """Look the name of the server up in 0.9 s, on a new connection."""
         url = self.url.replace("127.0.0.1", "localhost")
         target.options["client"] = openai.AsyncOpenAI(base_url=url, api_key="none")
         original = socket.getaddrinfo
@@ -269,7 +267,7 @@ class Program:
         def slow(host: Any, *arguments: Any, **more: Any) -> Any:
             if host in {"localhost", b"localhost"}:  # other calls use the address
                 socket.getaddrinfo = original
-                time.sleep(0.5)
+                time.sleep(0.9)
             return original(host, *arguments, **more)
 
         socket.getaddrinfo = slow

@@ -88,6 +88,12 @@ class Judged(NamedTuple):
         return first.name == expected and (cause is None or first.cause == cause)
 
     @property
+    def is_named(self) -> bool:
+        """Whether the injected fault is among the causes."""
+        name = self.truth["faults"][0]
+        return name != "none" and FAULTS[name][0] in {part.name for part in self.found.causes}
+
+    @property
     def is_normal(self) -> bool:
         """Whether the call was found as normal as it was."""
         allowed = TRAFFIC_CAUSES if self.truth["traffic"] else HARMLESS
@@ -220,10 +226,13 @@ def report(title: str, recording: Recording, truths: list[dict[str, Any]]) -> bo
 
 def print_faults(judged: list[Judged]) -> None:
     """Print one row per fault."""
-    print(f"{'fault':18}{'right':>8}{'normal':>8}{'unknown':>9}  other top causes")
+    print(f"{'fault':18}{'right':>8}{'named':>8}{'normal':>8}{'unknown':>9}  other top causes")
     for fault in sorted({each.fault for each in judged}):
         group = [each for each in judged if each.fault == fault]
-        right = sum(each.is_right for each in group)
+        right, named = (
+            sum(each.is_right for each in group),
+            sum(each.is_named for each in group),
+        )
         others = [each.found for each in group if not each.is_right]
         normal = sum(call.top_cause == "normal" for call in others)
         unknown = sum(call.top_cause == "unknown" for call in others)
@@ -232,7 +241,9 @@ def print_faults(judged: list[Judged]) -> None:
             for call in others
             if call.top_cause not in HARMLESS
         ]
-        print(f"{fault:18}{right:4} /{len(group):2}{normal:8}{unknown:9}  {', '.join(rest)}")
+        print(
+            f"{fault:18}{right:4} /{len(group):2}{named:8}{normal:8}{unknown:9}  {', '.join(rest)}"
+        )
 
 
 def print_pairs(judged: list[Judged]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_MAX_SCANNED = 500
+_MAX_SCANNED = 200
 _HANDOVER_MS = 5.0
 
 
@@ -49,6 +49,7 @@ class Occupancy:
     def __init__(self, holds: Sequence[Hold]) -> None:
         self._holds = sorted(holds)
         self._starts = [hold.start for hold in self._holds]
+        self._longest = max((hold.end - hold.start for hold in self._holds), default=0.0)
         changes: list[tuple[float, int, int, int, float]] = []
         for hold in self._holds:
             prefill_ms = hold.prefilled - hold.start
@@ -99,8 +100,9 @@ class Occupancy:
         Looks back over a limited number of requests, because it only serves evidence.
         """
         last = bisect_right(self._starts, end)
+        first = max(bisect_left(self._starts, start - self._longest), last - _MAX_SCANNED, 0)
         found: list[tuple[float, Hold]] = []
-        for hold in self._holds[max(0, last - _MAX_SCANNED) : last]:
+        for hold in self._holds[first:last]:
             until = hold.prefilled if prefill else hold.end
             overlap = min(end, until) - max(start, hold.start)
             if overlap > 0:
