@@ -23,6 +23,7 @@ _MIN_LOST_SHARE: Final = 0.08
 _TOLERANCE: Final = 0.2
 _RELATED_SHARE: Final = 0.5
 _MIN_PREFIX_SHARE: Final = 0.1
+_WHOLE_ANSWER_SHARE: Final = 0.6
 
 
 class Miss(NamedTuple):
@@ -119,10 +120,23 @@ def _shared_tokens(prompt: Prompt, total: int, earlier: Call | None) -> int:
     if earlier is not None and prompt.first_change is None:
         tokens = earlier.recorded.input_tokens
         if tokens is not None:
-            # The new prompt contains the old one. Its characters tell whether also the output.
-            grown = tokens + max(0, (earlier.recorded.output_tokens or 0) - 1)
-            shared = grown if shared > tokens else tokens
+            shared = tokens + _repeated_output(prompt, total, earlier)
     return min(shared, total - 1)
+
+
+def _repeated_output(prompt: Prompt, total: int, earlier: Call) -> int:
+    """Return the output tokens of the earlier call that the grown prompt contains.
+
+    The last token of an output is never in the cache. An answer that is much shorter than the
+    output was changed, for example by leaving out the reasoning.
+    """
+    output = (earlier.recorded.output_tokens or 0) - 1
+    known = len(earlier.prompt.sections) if earlier.prompt else 0
+    if output <= 0 or not known or len(prompt.sections) <= known:
+        return 0
+    answer = prompt.sections[known]
+    is_whole = total * answer.chars / prompt.chars >= _WHOLE_ANSWER_SHARE * output
+    return output if answer.kind == "assistant" and is_whole else 0
 
 
 def _has_same_tools(prompt: Prompt, earlier: Call | None) -> bool:

@@ -62,10 +62,9 @@ class _Rules:
         call, take = self._call, self._ledger.take
         if call.sent is None:
             return
-        starts = call.sent if call.connect is None else call.connect[0]
         if call.attempts:
-            first, last = call.attempts[0], call.attempts[-1]
-            again = max(starts, last.at + last.ms) if starts >= last.at else call.sent
+            first = call.attempts[0]
+            again = call.sent if call.last_attempt is None else call.last_attempt
             failed = ", ".join(
                 f"{attempt.status} after {attempt.ms:.0f} ms" for attempt in call.attempts[:_NAMED]
             )
