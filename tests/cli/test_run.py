@@ -282,6 +282,7 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
     )
     assert made.pop("PYTHONPATH").endswith(f"startup{os.pathsep}/mine")
     assert made.pop("_LLAMATELEMETRY_RUN_PID") == str(os.getpid())
+    assert len(bytes.fromhex(made.pop("_LLAMATELEMETRY_RUN_KEY"))) == 32
     assert made == {
         "OTEL_SERVICE_NAME": "mine",
         "OTEL_METRIC_EXPORT_INTERVAL": "7",

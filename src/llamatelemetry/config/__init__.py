@@ -28,11 +28,13 @@ from llamatelemetry.config._resolve import (
     sdk_disabled,
     set_active_config,
 )
+from llamatelemetry.config._run_key import RUN_KEY_VARIABLE, new_run_key, run_key
 from llamatelemetry.config._sources import OptionValue
 from llamatelemetry.config._urls import SECRET_PARAMETER, mask_url, mask_urls
 
 __all__ = [
     "OPTIONS",
+    "RUN_KEY_VARIABLE",
     "SAMPLING_RULES",
     "SECRET_PARAMETER",
     "SIGNALS",
@@ -46,6 +48,8 @@ __all__ = [
     "expression_with_flags",
     "mask_url",
     "mask_urls",
+    "new_run_key",
+    "run_key",
     "sdk_disabled",
     "set_active_config",
 ]

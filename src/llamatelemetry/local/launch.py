@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.instrumentation import auto_instrumentation
 
+from llamatelemetry.config import RUN_KEY_VARIABLE, new_run_key
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -68,6 +70,7 @@ def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str
         **_proxy_exceptions(kept),
         "PYTHONPATH": os.pathsep.join([site, *before]),
         "_LLAMATELEMETRY_RUN_PID": str(os.getpid()),
+        RUN_KEY_VARIABLE: new_run_key(),
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_TRACES_EXPORTER": "otlp",

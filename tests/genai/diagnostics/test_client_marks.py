@@ -67,7 +67,9 @@ def test_marks_of_one_call_are_in_order_and_within_its_span(
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_only_the_call_that_opens_a_connection_has_connect(diagnosed: Recorder, caller: Any):
+def test_connect_is_recorded_for_the_call_that_opens_the_connection(
+    diagnosed: Recorder, caller: Any
+):
     with scripted_server(Script()) as origin:
         caller(origin, stream=False, times=2)
     first, second = found(diagnosed, "client")
@@ -241,7 +243,7 @@ def test_transport_without_events_leaves_the_marks_unknown(diagnosed: Recorder):
 
 
 @pytest.mark.parametrize("caller", [openai_call, llama_call])
-def test_nothing_is_recorded_by_default(recorded: Recorder, caller: Any):
+def test_default_options_record_no_diagnostics(recorded: Recorder, caller: Any):
     OpenAIInstrumentor().instrument(**recorded.providers)
     try:
         with scripted_server(Script()) as origin:

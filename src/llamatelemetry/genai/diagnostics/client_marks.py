@@ -62,6 +62,11 @@ class ClientMarks:
         self._first_delay_s: float | None = None
         self._last_delay_s: float | None = None
 
+    @property
+    def has_response(self) -> bool:
+        """Whether the headers of a response have arrived in the last attempt."""
+        return self._headers_ns is not None
+
     def start_attempt(self, at_ns: int) -> None:
         """Mark the start of an attempt. The one before it, if any, has failed."""
         if self._attempt_ns is not None:

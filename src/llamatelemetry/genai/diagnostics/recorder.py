@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry.config import run_key
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.diagnostics.client_marks import ClientMarks
+from llamatelemetry.genai.diagnostics.references import (
+    Prompt,
+    PromptHistory,
+    prompt_attributes,
+    reference_attributes,
+)
+from llamatelemetry.genai.diagnostics.sections import SectionCache, parts_of
+from llamatelemetry.semconv.operations import CHAT, TEXT_COMPLETION
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -14,14 +24,23 @@ if TYPE_CHECKING:
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.genai.model import Outcome, Request
 
+_PROMPTED: Final = frozenset({CHAT, TEXT_COMPLETION})
+_history: Final = PromptHistory()
+
+
+@cache
+def _section_cache() -> SectionCache:
+    """Return the cache of this process: all plugins talk to the same servers."""
+    return SectionCache(run_key())
+
 
 class Diagnostics:
     """Starts the diagnostics of the calls of one `Instrumenter`."""
 
     def __init__(self, config: LlamaTelemetryConfig) -> None:
-        self._config = config
+        self._has_sections = config.prompt_sections is not False
 
-    def start(self, request: Request, span: Span, started_ns: int) -> CallDiagnostics | None:  # noqa: ARG002
+    def start(self, request: Request, span: Span, started_ns: int) -> CallDiagnostics | None:
         """Start the diagnostics of a call. Return `None` if its span is not recorded.
 
         Args:
@@ -31,7 +50,10 @@ class Diagnostics:
         """
         if not span.is_recording():
             return None
-        return CallDiagnostics(started_ns)
+        diagnostics = CallDiagnostics(started_ns)
+        if self._has_sections and request.body and request.operation in _PROMPTED:
+            diagnostics.add_prompt(request, span)
+        return diagnostics
 
 
 class CallDiagnostics:
@@ -40,10 +62,30 @@ class CallDiagnostics:
     It does not refer to the call, which would otherwise be part of a reference cycle.
     """
 
-    __slots__ = ("_marks",)
+    __slots__ = ("_attributes", "_marks", "_prompt")
 
     def __init__(self, started_ns: int) -> None:
         self._marks = ClientMarks(started_ns)
+        self._attributes: dict[str, AttributeValue] = {}
+        self._prompt: Prompt | None = None
+
+    def add_prompt(self, request: Request, span: Span) -> None:
+        """Compare the prompt of the request with earlier ones, before the application can change it."""
+        try:
+            parts = parts_of(request.body or {})
+            known = _section_cache()
+            sections = known.sections_of(parts)
+            if not sections:
+                return
+            self._attributes.update(prompt_attributes(known, sections))
+            self._prompt = Prompt(sections, span.get_span_context().span_id)
+            server = request.server
+            scope = (None if server is None else server.origin, request.model)
+            shared = _history.add(scope, self._prompt)
+            if shared is not None:
+                self._attributes.update(reference_attributes(*shared, parts))
+        except Exception as error:
+            internal_errors.log_once("comparing a prompt with earlier ones", error)
 
     def start_attempt(self, at_ns: int) -> None:
         """Mark that the request is sent, the first time or again."""
@@ -75,13 +117,16 @@ class CallDiagnostics:
 
     def finish(
         self,
-        outcome: Outcome,  # noqa: ARG002
+        outcome: Outcome,
         attempt_ns: int,  # noqa: ARG002
         ended_ns: int,
     ) -> dict[str, AttributeValue]:
         """Return the span attributes, once, at the end of the call."""
         try:
-            return dict(self._marks.finish(ended_ns))
+            if self._prompt is not None and outcome.error is not None:
+                is_rejected = outcome.error.status_code is not None
+                self._prompt.has_failed = is_rejected or not self._marks.has_response
+            self._attributes.update(self._marks.finish(ended_ns))
         except Exception as error:
             internal_errors.log_once("recording diagnostics", error)
-            return {}
+        return self._attributes

@@ -1,0 +1,220 @@
+"""Sections of a prompt as keyed hashes: each tool, instruction and message.
+
+The hashes tell which part of a prompt changed, and with it which part a server had to evaluate
+again. No text is kept. A hash is a BLAKE2b with the random key of the run. Without the key a guess
+cannot be tested, not even one of a short text such as "yes".
+
+In the memory of this process, a section also has Python's own hashes of small blocks, counted from
+both of its ends. They show where a long section changed, and are never exported.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+from array import array
+from bisect import bisect_right
+from hashlib import blake2b
+from itertools import accumulate, chain, pairwise, repeat
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+HASH_BYTES: Final = 6
+_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_OTHER: Final = "other"
+_TOOLS: Final = "tools"
+_MOST_SECTIONS: Final = 1000
+"""The sections after these are one section."""
+
+# Blocks have 32 characters up to 2,048, then 128 up to 16,384, then 1,024. Beyond a million
+# characters there are none.
+_SIZES: Final = chain(repeat(32, 64), repeat(128, 112), repeat(1024, 960))
+_BOUNDS: Final = (0, *accumulate(_SIZES))
+_HASH: Final = 8  # bytes
+_BLOCKS: Final = tuple(pairwise(_BOUNDS))
+
+
+class Section:
+    """One section of a prompt.
+
+    Attributes:
+        kind: `tools`, a role, or the name of the field of the request.
+        chars: Number of characters.
+        digest: Keyed hash, in hexadecimal digits.
+        head: Hashes of the blocks from the start.
+        tail: Hashes of the blocks from the end.
+        is_known: Whether a prompt before the newest one had this section.
+    """
+
+    __slots__ = ("chars", "digest", "head", "is_known", "kind", "tail")
+
+    def __init__(self, kind: str, text: str, digest: str) -> None:
+        self.kind = kind
+        self.chars = chars = len(text)
+        self.digest = digest
+        blocks = _BLOCKS[: bisect_right(_BOUNDS, chars) - 1]
+        self.head = _packed([hash(text[start:end]) for start, end in blocks])
+        self.tail = _packed([hash(text[chars - end : chars - start]) for start, end in blocks])
+        self.is_known = False
+
+    def common_ends(self, other: Section) -> tuple[int, int]:
+        """Return how many characters at the start, and at the end, are the same in both.
+
+        These are whole blocks: the true numbers are less than one block larger.
+        """
+        head, tail = _common(self.head, other.head), _common(self.tail, other.tail)
+        return head, min(tail, self.chars - head, other.chars - head)
+
+
+def _packed(hashes: list[int]) -> bytes:
+    return array("q", hashes).tobytes()
+
+
+def _common(some: bytes, others: bytes) -> int:
+    """Return the characters of the first blocks that are the same, by bisection."""
+    same, differing = 0, min(len(some), len(others)) // _HASH + 1
+    while differing - same > 1:
+        middle = (same + differing) // 2
+        part = slice(same * _HASH, middle * _HASH)
+        if some[part] == others[part]:
+            same = middle
+        else:
+            differing = middle
+    return _BOUNDS[same]
+
+
+class SectionCache:
+    """The sections of earlier prompts, so that only new ones are hashed.
+
+    The key of a section is its kind, length and Python's hash of its content, which differs for each
+    process: texts are not kept, and objects that the application changes are not mistaken for what
+    they were. It is emptied when it has 4,096 sections, or four megabytes.
+
+    Args:
+        key: Key of the hashes.
+    """
+
+    _MOST: Final = 4096
+    _MOST_BYTES: Final = 4 * 1024 * 1024  # of block hashes
+
+    def __init__(self, key: bytes) -> None:
+        self._hash = blake2b(key=key, digest_size=HASH_BYTES)
+        self._known: dict[tuple[Any, ...], Section] = {}
+        self._bytes = 0
+
+    def sections_of(self, parts: Iterable[Part]) -> list[Section]:
+        """Return the section of each part; none if one of them is not JSON."""
+        try:
+            return [self._section(kind, value) for _, _, kind, value in parts]
+        except (TypeError, ValueError, RecursionError):
+            return []
+
+    def chain(self, sections: Sequence[Section]) -> str:
+        """Return one hash for several sections."""
+        return self._digest("".join(section.digest for section in sections))
+
+    def _section(self, kind: str, value: Any) -> Section:
+        text: str | None = None
+        if type(value) is str:
+            text, key = value, (kind, len(value), hash(value))
+        else:
+            try:
+                # Version 0 depends on the value alone, and takes a fifth of the time of JSON.
+                data = marshal.dumps(value, 0)
+            except ValueError:  # Not of Python's basic types.
+                text = _json(value)
+                data = text.encode("utf-8", "surrogatepass")
+            key = (kind, len(data), hash(data), "object")
+        known = self._known.get(key)
+        if known is not None:
+            known.is_known = True
+            return known
+        if text is None:
+            text = _json(value)
+        section = Section(kind, text, self._digest(f"{kind}\0{text}"))
+        self._add(key, section)
+        return section
+
+    def _add(self, key: tuple[Any, ...], section: Section) -> None:
+        self._bytes += 2 * len(section.head)
+        if len(self._known) >= self._MOST or self._bytes > self._MOST_BYTES:
+            self._known.clear()
+            self._bytes = 2 * len(section.head)
+        self._known[key] = section
+
+    def _digest(self, text: str) -> str:
+        hashed = self._hash.copy()
+        hashed.update(text.encode("utf-8", "surrogatepass"))
+        return hashed.hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_type_name)
+
+
+def _type_name(value: Any) -> str:
+    return type(value).__name__
+
+
+class Part(NamedTuple):
+    """Where a section is in its request: a field, or an item of a field."""
+
+    field: str
+    item: int | None
+    kind: str
+    value: Any
+
+    @property
+    def name(self) -> str:
+        """The place of the section, such as `tools[0]`, `messages[1] user` or `prompt`."""
+        if self.item is None:
+            return self.field
+        return f"{self.field}[{self.item}]{'' if self.kind == _TOOLS else ' ' + self.kind}"
+
+
+def parts_of(body: Mapping[str, Any]) -> list[Part]:
+    """Return the parts of a request in the order of its prompt, which begins with the tools."""
+    parts = [
+        Part(name, index, _TOOLS, tool)
+        for name in ("tools", "functions")
+        for index, tool in enumerate(_items(body.get(name)))
+    ]
+    for name in ("instructions", "system", "prompt", "input"):
+        value = body.get(name)
+        if name == "input" and isinstance(value, list):
+            parts += _messages(name, value)
+        elif value and not _is_batch(value):
+            parts.append(Part(name, None, name, value))
+    parts += _messages("messages", body.get("messages"))
+    if len(parts) > _MOST_SECTIONS:
+        rest = [part.value for part in parts[_MOST_SECTIONS:]]
+        parts[_MOST_SECTIONS:] = [Part(_OTHER, None, _OTHER, rest)]
+    return parts
+
+
+def _items(value: Any) -> list[Any] | tuple[Any, ...]:
+    return cast("list[Any]", value) if isinstance(value, (list, tuple)) else []
+
+
+def _is_batch(value: Any) -> bool:
+    """Return whether these are several prompts, of which each has a cache of its own."""
+    items = _items(value)
+    return len(items) > 1 and isinstance(items[0], (str, list))
+
+
+def _messages(field: str, values: Any) -> list[Part]:
+    return [Part(field, index, *_message(each)) for index, each in enumerate(_items(values))]
+
+
+def _message(message: Any) -> tuple[str, Any]:
+    if type(message) is not dict:
+        return _OTHER, message
+    fields = cast("dict[str, Any]", message)
+    role = fields.get("role")
+    kind = role if isinstance(role, str) and role in _ROLES else _OTHER
+    # The usual message: its text is the whole content.
+    if len(fields) == 2 and type(fields.get("content")) is str and kind is not _OTHER:
+        return kind, fields["content"]
+    return kind, fields
