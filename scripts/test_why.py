@@ -80,8 +80,8 @@ class Judged(NamedTuple):
         if name == "none":
             return self.is_normal
         expected, cause = FAULTS[name]
-        first = self.found.causes[0] if self.found.causes else None
-        if first is None or self.found.top_cause == "unknown":
+        first = next((p for p in self.found.causes if p.name == self.found.top_cause), None)
+        if first is None:
             return False
         if expected == "queue" and first.name == "queue_batch":
             return True
@@ -237,7 +237,7 @@ def print_faults(judged: list[Judged]) -> None:
         normal = sum(call.top_cause == "normal" for call in others)
         unknown = sum(call.top_cause == "unknown" for call in others)
         rest = [
-            f"{call.causes[0].name}:{call.causes[0].cause or ''}({call.span_id[:6]})"
+            f"{call.top_cause} ({call.span_id[:6]})"
             for call in others
             if call.top_cause not in HARMLESS
         ]

@@ -156,8 +156,8 @@ class ServerRates:
         run: Number of the run in the recording, from 1.
         calls: Number of calls of this model to this server.
         undisturbed: Number of calls that the rates were measured from.
-        prefill_spread_ms: 90th percentile of the deviation of measured prefills.
-        decode_spread: 90th percentile of the relative deviation of measured decodes.
+        prefill_spread_ms: Twice the median deviation of measured prefills.
+        decode_spread: Twice the median relative deviation of measured decodes.
         wait_ms: Usual time from the sent request to the start of processing.
         slots: Number of requests that the server processes at once, if known or seen.
         is_slots_seen: Whether `slots` is only the largest number seen at once.

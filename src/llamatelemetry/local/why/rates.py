@@ -125,7 +125,7 @@ def _usual(values: Iterable[float]) -> float | None:
 
 
 class Line(NamedTuple):
-    """`base + slope * x`, and the 90th percentile of the absolute deviation from it."""
+    """`base + slope * x`, and twice the median of the absolute deviations from it."""
 
     base: float
     slope: float
@@ -160,7 +160,7 @@ def fit_line(points: Sequence[tuple[float, float]]) -> Line | None:
         base, slope = 0.0, median(y / x for x, y in chosen)
     if slope <= 0:
         return None
-    return Line(base, slope, quantile([abs(y - base - slope * x) for x, y in chosen], 0.9))
+    return Line(base, slope, 2 * median(abs(y - base - slope * x) for x, y in chosen))
 
 
 def fit_ratio(points: Sequence[tuple[float, float]]) -> Line | None:
@@ -168,13 +168,7 @@ def fit_ratio(points: Sequence[tuple[float, float]]) -> Line | None:
     ratios = [y / x for x, y in points if x > 0]
     if not ratios or (slope := median(ratios)) <= 0:
         return None
-    return Line(0.0, slope, quantile([abs(ratio / slope - 1) for ratio in ratios], 0.9))
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return a quantile of values as one of them; 0 if there are none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    return Line(0.0, slope, 2 * median(abs(ratio / slope - 1) for ratio in ratios))
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

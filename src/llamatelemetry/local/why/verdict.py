@@ -27,13 +27,13 @@ def causes_of(parts: Sequence[Part], duration: float) -> list[Part]:
 def top_cause_of(causes: Sequence[Part], call: Call) -> str:
     """Return the name of the largest cause, `normal`, or `unknown`.
 
-    Without the times of the server process, a slower server and shared batches look the same.
+    Without the times of the server process, a slower server and shared batches look the same, so
+    that `batch` is not named.
     """
     if not causes:
         return NORMAL
-    name = causes[0].name
-    is_unknown = name == "unexplained" or (name == "batch" and not call.process)
-    return UNKNOWN if is_unknown else name
+    known = [part for part in causes if part.name != "batch" or call.process]
+    return UNKNOWN if not known or known[0].name == "unexplained" else known[0].name
 
 
 def sentence_of(call: Call, parts: Sequence[Part], causes: Sequence[Part]) -> str:
