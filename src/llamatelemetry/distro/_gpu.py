@@ -121,6 +121,6 @@ def _shared_folder() -> Path | None:
 
 
 def _pids_of(origin: str) -> Collection[int]:
-    from llamatelemetry.llama.server.pids import pids_of
+    from llamatelemetry.genai.server_pids import pids_of
 
     return pids_of(origin) or pids_of(origin.replace("http:", "https:", 1))

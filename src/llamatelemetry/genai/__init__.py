@@ -14,7 +14,9 @@ package; import-linter checks that. This package does not import the OpenTelemet
 
 from __future__ import annotations
 
+from sys import modules
 from time import monotonic
+from typing import Any
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
@@ -192,10 +194,17 @@ def flush_pending(timeout_s: float) -> bool:
 
 
 def stop_finalizer(timeout_s: float) -> bool:
-    """Stop the threads that end abandoned calls and record metrics. Return whether they stopped.
+    """Stop the threads of this package. Return whether they stopped.
+
+    They end abandoned calls, record metrics, and sample servers.
 
     They start again when they are needed.
     """
     deadline_s = monotonic() + timeout_s
     stopped = _finalizer.stop(timeout_s)
-    return wait_for_thread(max(0.0, deadline_s - monotonic())) and stopped
+    stopped = wait_for_thread(max(0.0, deadline_s - monotonic())) and stopped
+    # Loaded only with diagnostics.
+    diagnostics: Any = modules.get(f"{__name__}.diagnostics")
+    if diagnostics is not None:
+        stopped = diagnostics.sampler.stop(max(0.0, deadline_s - monotonic())) and stopped
+    return stopped

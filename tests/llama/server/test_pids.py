@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry.genai import known_servers, server_of
+from llamatelemetry.genai import server_pids as pids
+from llamatelemetry.genai.server_pids import pid_of, pids_of
 from llamatelemetry.llama import PortTakenError, ServerConfig, ServerManager
-from llamatelemetry.llama.server import pids
-from llamatelemetry.llama.server.pids import pid_of, pids_of
 from tests.support.fake_llama_server import faults, make_server
 from tests.support.llama_server import LlamaServer
 from tests.support.waiting import wait_for

@@ -18,6 +18,7 @@ import httpx2
 import pytest
 
 from llamatelemetry import ServerConfig, ServerManager
+from llamatelemetry.genai.server_pids import pids_of
 from llamatelemetry.llama import (
     LlamaCppClient,
     LlamaServerError,
@@ -26,7 +27,6 @@ from llamatelemetry.llama import (
     StartupTimeoutError,
 )
 from llamatelemetry.llama.embedded import find_demo_model
-from llamatelemetry.llama.server.pids import pids_of
 from tests.llama.processes import is_gone, wait_until_gone
 from tests.support.llama_clients import Driver
 from tests.support.recorder import Recorder

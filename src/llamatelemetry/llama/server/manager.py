@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from llamatelemetry.genai import as_dict, internal_errors
+from llamatelemetry.genai.server_pids import session_listens
 from llamatelemetry.llama.server.address import free_port, get_json, is_free
 from llamatelemetry.llama.server.binary import find_binary
 from llamatelemetry.llama.server.errors import (
@@ -23,7 +24,6 @@ from llamatelemetry.llama.server.errors import (
 )
 from llamatelemetry.llama.server.launch import Launch, prepare_launch
 from llamatelemetry.llama.server.log import LoadReport, ServerLog
-from llamatelemetry.llama.server.pids import session_listens
 from llamatelemetry.llama.server.process import ServerProcess
 from llamatelemetry.llama.server.registration import Registration, describe_server
 from llamatelemetry.llama.server.startup_span import StartupSpan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import known_servers, parse_props, server_of
-from llamatelemetry.llama.server import pids
+from llamatelemetry.genai import server_pids as pids
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 

@@ -71,6 +71,11 @@ def pid_of(origin: str) -> int | None:
     return pid
 
 
+def is_on_this_machine(origin: str) -> bool:
+    """Return whether an origin is a loopback address, so that `pid_of` may find its process."""
+    return bool(_loopback_addresses(origin.partition("://")[2].rpartition(":")[0]))
+
+
 def pids_of(origin: str) -> frozenset[int]:
     """Return the process of `pid_of` and all its descendants; empty if it is unknown.
 
