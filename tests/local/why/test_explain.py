@@ -11,7 +11,7 @@ import pytest
 
 import llamatelemetry
 from llamatelemetry.local.recording import Recording
-from llamatelemetry.local.records import SpanRecord
+from llamatelemetry.local.records import MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store
 from llamatelemetry.local.why import explain
 from tests.local.why.recorded import (
@@ -198,3 +198,50 @@ def test_why_reads_the_latest_run_by_default(tmp_path: Path, monkeypatch: pytest
         store.write(quiet_calls(3))
 
     assert len(llamatelemetry.why().calls) == 3
+
+
+def test_start_of_a_server_explains_the_wait_for_its_model():
+    rejected = {
+        "llamatelemetry.client.attempts": ["1:2:503"],
+        "llamatelemetry.client.last_attempt": 0.9,
+    }
+    start = SpanRecord(
+        trace_id="f" * 32,
+        span_id="f" * 16,
+        parent_span_id=None,
+        name="llama_server start",
+        kind=1,
+        start_ns=START_NS + int((AT - 5000) * 1e6),
+        end_ns=START_NS + int((AT + 850) * 1e6),
+        attributes={
+            "server.address": "localhost",
+            "server.port": 8080,
+            "llamatelemetry.server.load_duration": 5.8,
+        },
+    )
+
+    found = target(start, call(99, AT, sent=902, **rejected))
+
+    assert found.top_cause == "model_load"
+    assert milliseconds(found)["model_load"] == 850
+    assert milliseconds(found)["retry"] == 52
+
+
+@pytest.mark.parametrize(("is_local", "ms"), [(True, 400), (False, None)])
+def test_lowered_clocks_of_a_local_gpu_explain_a_slow_decode(is_local: bool, ms: int | None):
+    hidden = {} if is_local else {"llamatelemetry.server.cpu": None}
+    readings = [
+        MetricPoint(
+            "llamatelemetry.gpu.throttled", "1", "sum", False, False,
+            {"hw.id": "GPU-1", "llamatelemetry.gpu.throttle_reason": "thermal"},
+            0, START_NS + int(at * 1e6), value=1,
+        )
+        for at in (AT - 1000, AT + 1000)
+    ]  # fmt: skip
+    slow = call(99, AT, decode=500, **hidden)
+
+    explanation = explain(Recording(spans=[*quiet_calls(), slow], points=readings))
+
+    found = explanation.calls[-1]
+    assert milliseconds(found).get("throttled") == ms
+    assert found.top_cause == ("throttled" if is_local else "unknown")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llamatelemetry.local.records import SpanRecord
 
 PHASES: Final = ("queue", "prefill", "decode")
+WHOLE_CALL: Final = "call"
 
 
 class Attempt(NamedTuple):
@@ -88,7 +89,7 @@ class Call:
         headers: When the response headers came.
         last_data: When the client read the last data.
         last_age: How long this data had been in the socket.
-        process: Times of the server process by phase, if it runs on this machine.
+        process: Times of the server process by phase, or in the whole call, if it runs on this machine.
         engine_span: Start and end of the engine's own span of the call.
         go: Start of the prefill.
         prefilled: End of the prefill.

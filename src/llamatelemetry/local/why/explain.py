@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.local.recording import read_recorded
 from llamatelemetry.local.why.cache import CacheHistory
+from llamatelemetry.local.why.events import read_events
 from llamatelemetry.local.why.explanation import CallExplanation, Explanation, ServerRates
 from llamatelemetry.local.why.occupancy import Hold, Occupancy
 from llamatelemetry.local.why.phases import place
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.local.recording import Recording
     from llamatelemetry.local.why.calls import Call
+    from llamatelemetry.local.why.explanation import Part
 
 _RUNS: Final = Path("llamatelemetry-data")
 
@@ -59,6 +61,7 @@ def explain(recording: Recording) -> Explanation:
     by_server: defaultdict[tuple[int, str], list[Call]] = defaultdict(list)
     for call in calls:
         by_server[call.run, call.server].append(call)
+    events = read_events(recording)
     servers: list[ServerRates] = []
     explained: dict[str, CallExplanation] = {}
     for (_, server), group in by_server.items():
@@ -68,8 +71,9 @@ def explain(recording: Recording) -> Explanation:
         rates = measure_rates(group, occupancy)
         servers += rates.values()
         for call in group:
-            found = _explained(call, rates[call.recorded.model], occupancy, history)
-            explained[call.span.span_id] = found
+            model_rates, miss = rates[call.recorded.model], history.find_miss(call)
+            parts = parts_of(call, model_rates, occupancy, miss, events)
+            explained[call.span.span_id] = _explained(call, parts, model_rates)
     return Explanation(
         calls=[explained[call.span.span_id] for call in calls],
         servers=servers,
@@ -78,10 +82,7 @@ def explain(recording: Recording) -> Explanation:
     )
 
 
-def _explained(
-    call: Call, rates: ServerRates, occupancy: Occupancy | None, history: CacheHistory
-) -> CallExplanation:
-    parts = parts_of(call, rates, occupancy, history.find_miss(call))
+def _explained(call: Call, parts: Sequence[Part], rates: ServerRates) -> CallExplanation:
     causes = causes_of(parts, call.duration)
     recorded = call.recorded
     return CallExplanation(

@@ -10,6 +10,7 @@ from llamatelemetry.local.calls import recorded_call
 from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.why.calls import (
     PHASES,
+    WHOLE_CALL,
     Attempt,
     Call,
     Gap,
@@ -96,7 +97,7 @@ def _read_call(joined: JoinedCall, run: int, start_ns: int) -> Call:
     return Call(
         span=span,
         recorded=recorded,
-        server=_server(found),
+        server=server_of(found),
         provider=_text(found.get(names.GEN_AI_PROVIDER_NAME)) or "",
         run=run,
         at=(span.start_ns - start_ns) / 1e6,
@@ -131,7 +132,8 @@ def _engine_span(joined: JoinedCall) -> tuple[float, float] | None:
     return (start_ns - at_ns) / 1e6, (end_ns - at_ns) / 1e6
 
 
-def _server(found: Mapping[str, Any]) -> str:
+def server_of(found: Mapping[str, Any]) -> str:
+    """Return host and port of a span's server; empty for an engine in the process."""
     host, port = _text(found.get(names.SERVER_ADDRESS)), _count(found.get(names.SERVER_PORT))
     if host is None:
         return ""
@@ -195,19 +197,18 @@ def _prompt(found: Mapping[str, Any]) -> Prompt | None:
 
 
 def _process_times(found: Mapping[str, Any]) -> dict[str, ProcessTimes]:
-    """Return the times of the server process by phase; empty without all three phases."""
+    """Return the times of the server process by phase, or of the whole call if it has no phases."""
     cpu, delay, stopped = (
         _numbers(found.get(name))
         for name in (names.SERVER_CPU, names.SERVER_RUN_DELAY, names.SERVER_STOPPED)
     )
-    if len(cpu) != len(PHASES):
-        return {}
-    zeros = [0.0] * len(PHASES)
-    delay = delay if len(delay) == len(PHASES) else zeros
-    stopped = stopped if len(stopped) == len(PHASES) else zeros
+    phases = PHASES if len(cpu) == len(PHASES) else (WHOLE_CALL,)
+    zeros = [0.0] * len(phases)
+    delay = delay if len(delay) == len(phases) else zeros
+    stopped = stopped if len(stopped) == len(phases) else zeros
     return {
         phase: ProcessTimes(*(1000 * seconds for seconds in times))
-        for phase, *times in zip(PHASES, cpu, delay, stopped, strict=True)
+        for phase, *times in zip(phases, cpu, delay, stopped, strict=False)
     }
 
 

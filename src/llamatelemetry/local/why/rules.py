@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llamatelemetry.local.why.calls import ProcessTimes
+from llamatelemetry.local.why.calls import WHOLE_CALL, ProcessTimes
+from llamatelemetry.local.why.events import Events, overlap_ms
 from llamatelemetry.local.why.parts import Ledger
 from llamatelemetry.local.why.phases import sent_at
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
@@ -25,7 +26,11 @@ _NO_PROCESS: Final = ProcessTimes(0.0, 0.0, 0.0)
 
 
 def parts_of(
-    call: Call, rates: ServerRates, occupancy: Occupancy | None, miss: Miss | None
+    call: Call,
+    rates: ServerRates,
+    occupancy: Occupancy | None,
+    miss: Miss | None,
+    events: Events | None = None,
 ) -> list[Part]:
     """Return the parts of a call that `place()` has placed. They add up to its duration."""
     sent = sent_at(call)
@@ -37,25 +42,51 @@ def parts_of(
         stream=call.arrived - call.decoded,
         late=call.duration - call.arrived,
     )
-    rules = _Rules(call, rates, occupancy, ledger)
+    rules = _Rules(call, rates, occupancy, ledger, events or Events())
+    rules.load()
     rules.before(sent)
     if call.has_phases:
         rules.wait(sent)
         rules.prefill(miss)
         rules.decode()
         rules.stream()
+    else:
+        rules.whole_call()
     rules.late()
     return ledger.parts(call.duration)
 
 
 class _Rules:
     def __init__(
-        self, call: Call, rates: ServerRates, occupancy: Occupancy | None, ledger: Ledger
+        self,
+        call: Call,
+        rates: ServerRates,
+        occupancy: Occupancy | None,
+        ledger: Ledger,
+        events: Events,
     ) -> None:
         self._call = call
         self._rates = rates
         self._occupancy = occupancy
         self._ledger = ledger
+        self._events = events
+
+    def load(self) -> None:
+        """Take the time in which the server loaded its model, before it could answer."""
+        loads = self._events.loads.get(self._call.server, ())
+        ms = overlap_ms(loads, *self._period(0.0, self._call.go)) if loads else 0.0
+        evidence = f"the server was starting for {ms:.0f} ms of the wait"
+        for segment in ("before", "wait"):
+            ms -= self._ledger.take(segment, "model_load", ms, evidence)
+
+    def whole_call(self) -> None:
+        """Take what is known of the server process in a call without phases."""
+        self._stopped_and_cpu("wait", WHOLE_CALL)
+
+    def _period(self, start: float, end: float) -> tuple[float, float]:
+        """Return a period of the call in ns since the epoch."""
+        at = self._call.span.start_ns
+        return at + start * 1e6, at + end * 1e6
 
     def before(self, sent: float) -> None:
         """Divide the time until the request was sent."""
@@ -150,6 +181,7 @@ class _Rules:
             new = left
         tokens = _count(processed - again, "new token")
         take("prefill", "prefill_new", new, tokens)
+        self._throttled("prefill", call.go, call.prefilled)
         self._neighbors("prefill", call.go, call.prefilled, slope, 1)
         take("prefill", "prefill_new", rates.prefill_spread_ms, "")
 
@@ -161,6 +193,7 @@ class _Rules:
         self._stopped_and_cpu("decode", "decode", expected)
         tokens = _count(call.recorded.output_tokens or 0, "output token")
         take("decode", "decode", expected, tokens)
+        self._throttled("decode", call.prefilled, call.decoded)
         self._neighbors(
             "decode", call.prefilled, call.decoded, rates.prefill_ms_per_token or 0.0, 2
         )
@@ -180,6 +213,15 @@ class _Rules:
             return self._ledger.left["decode"]
         # One token has no decode, up to rounding.
         return rates.decode_ms_per_token * later_tokens if later_tokens > 0 else 1.0
+
+    def _throttled(self, segment: str, start: float, end: float) -> None:
+        """Take the excess of a phase in which the clocks of a local GPU were lowered."""
+        if self._call.server and not self._call.process:
+            return  # the GPUs of this machine are not those of the server
+        for reason, intervals in self._events.throttled.items():
+            ms = overlap_ms(intervals, *self._period(start, end))
+            evidence = f"the driver reported lowered clocks ({reason}) for {ms:.0f} ms"
+            self._ledger.take(segment, "throttled", ms, evidence)
 
     def _neighbors(
         self, segment: str, start: float, end: float, ms_per_token: float, least: int
