@@ -67,6 +67,12 @@ def test_normal_call_has_only_work():
             "server_stopped",
             400,
         ),
+        # The samples missed 200 ms of the stop, in which the process did not use the CPU either.
+        (
+            {"prefill": 570, "process": {"stopped": [0, 200, 0], "cpu": [1, 160, 100]}},
+            "server_stopped",
+            400,
+        ),
         (
             {"decode": 500, "process": {"run_delay": [0, 0, 400]}},
             "server_cpu_wait",

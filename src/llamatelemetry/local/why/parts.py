@@ -70,6 +70,7 @@ def _merged(before: Part | None, part: Part) -> Part:
     if before is None:
         return part
     larger, other = (before, part) if before.ms >= part.ms else (part, before)
-    evidence = "; ".join(dict.fromkeys(filter(None, (larger.evidence, other.evidence))))
+    texts = [each.evidence for each in (larger, other) if each.evidence and each.ms >= 1]
+    evidence = "; ".join(dict.fromkeys(texts or [larger.evidence]))
     ms, usual = before.ms + part.ms, before.usual_ms + part.usual_ms
     return Part(part.name, ms, evidence, larger.cause, usual)

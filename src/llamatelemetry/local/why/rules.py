@@ -22,6 +22,7 @@ _SHORT_WAIT_MS: Final = 15.0
 _IDLE_MS: Final = 40.0
 _IDLE_SHARE: Final = 0.25
 _NAMED: Final = 3
+_WORK: Final = ("prefill", "decode")
 _NO_PROCESS: Final = ProcessTimes(0.0, 0.0, 0.0)
 
 
@@ -183,6 +184,8 @@ class _Rules:
         take("prefill", "prefill_new", new, tokens)
         self._throttled("prefill", call.go, call.prefilled)
         self._neighbors("prefill", call.go, call.prefilled, slope, 1)
+        if miss is not None and again == processed:
+            take("prefill", "prefill_again", rates.prefill_spread_ms, "", cause=miss.cause)
         take("prefill", "prefill_new", rates.prefill_spread_ms, "")
 
     def decode(self) -> None:
@@ -280,19 +283,18 @@ class _Rules:
     def _stopped_and_cpu(self, segment: str, phase: str, expected: float = 0.0) -> None:
         """Take the time in which the local server process was stopped or waited for a CPU."""
         process = self._call.process.get(phase, _NO_PROCESS)
-        self._ledger.take(
-            segment,
-            "server_stopped",
-            process.stopped,
-            f"the server process was stopped for {process.stopped:.0f} ms (state T)",
-        )
         excess = self._ledger.left[segment] - expected
-        self._ledger.take(
-            segment,
-            "server_cpu_wait",
-            min(process.run_delay, excess),
-            f"the server process waited {process.run_delay:.0f} ms for a CPU",
-        )
+        stopped, evidence = process.stopped, f"{process.stopped:.0f} ms of the {phase} in state T"
+        idle = self._ledger.left[segment] - process.cpu - process.run_delay - stopped
+        if stopped and phase in _WORK and min(idle, excess - stopped) > _IDLE_MS:
+            # The state is sampled. An engine at work neither sleeps nor stops.
+            more = min(idle, excess - stopped)
+            stopped += more
+            evidence += f", and idle for {more:.0f} ms beside it"
+        self._ledger.take(segment, "server_stopped", stopped, evidence)
+        excess = self._ledger.left[segment] - expected
+        evidence = f"{process.run_delay:.0f} ms of the {phase} in the run queue"
+        self._ledger.take(segment, "server_cpu_wait", min(process.run_delay, excess), evidence)
 
 
 def _count(number: int, noun: str) -> str:
