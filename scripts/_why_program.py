@@ -137,7 +137,7 @@ class Program:
     async def episode(self, faults: list[str], *, traffic: bool) -> None:
         """Run one conversation that ends with a call with faults."""
         talk = self.conversation()
-        await self.turn(talk)
+        await self.turn(talk, words=40)
         control = await self.turn(talk)
         found = await self.faulty_turn(talk, faults)
         pair = {"control": control, "faults": faults, "traffic": traffic}

@@ -91,13 +91,18 @@ class Judged(NamedTuple):
         """
         if self.is_right or self.truth["faults"] == ["none"]:
             return self.is_right
-        wait = sum(part.ms for part in self.found.parts if part.name == "server_cpu_wait")
-        if self.truth["others_cpu_ms"] < CONFIRMED_SHARE * wait:
-            return False
-        parts = [part for part in self.found.parts if part.name != "server_cpu_wait"]
-        causes = causes_of(parts, self.found.duration_ms - wait)
+        causes = self.causes_beside_load
         known = [part for part in causes if part.name != "batch"]
         return bool(known) and self._is_injected(known[0].name, causes)
+
+    @property
+    def causes_beside_load(self) -> list[Part]:
+        """Causes of the time in which the server had a CPU, if the counters confirm the rest."""
+        wait = sum(part.ms for part in self.found.parts if part.name == "server_cpu_wait")
+        if self.truth["others_cpu_ms"] < CONFIRMED_SHARE * wait:
+            return list(self.found.causes)
+        parts = [part for part in self.found.parts if part.name != "server_cpu_wait"]
+        return causes_of(parts, self.found.duration_ms - wait)
 
     def _is_injected(self, top: str, causes: Sequence[Part]) -> bool:
         expected, cause = FAULTS[self.truth["faults"][0]]
@@ -112,7 +117,7 @@ class Judged(NamedTuple):
     def is_named(self) -> bool:
         """Whether the injected fault is among the causes."""
         name = self.truth["faults"][0]
-        return name != "none" and FAULTS[name][0] in {part.name for part in self.found.causes}
+        return name != "none" and FAULTS[name][0] in {part.name for part in self.causes_beside_load}
 
     @property
     def is_normal(self) -> bool:
@@ -281,7 +286,7 @@ def print_pairs(judged: list[Judged]) -> None:
     both = 0
     for each in judged:
         expected = {FAULTS[name][0] for name in each.truth["faults"]}
-        named = {part.name for part in each.found.causes}
+        named = {part.name for part in each.causes_beside_load}
         both += expected <= named
         if not expected <= named:
             print(f"  {each.fault}: named {', '.join(sorted(named)) or 'nothing'}")

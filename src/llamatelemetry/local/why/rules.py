@@ -113,7 +113,7 @@ class _Rules:
             usual = self._rates.connect_ms or 0.0
             take("before", "connect", ms, f"new connection in {ms:.0f} ms", usual=usual)
         blocked = _overlap(call.blocked, 0.0, sent)
-        evidence = f"the event loop was blocked for {blocked:.0f} ms" if blocked else ""
+        evidence = f"the event loop was blocked for {blocked:.0f} ms" if blocked >= 1 else ""
         usual = self._rates.prepare_ms or 0.0
         take("before", "client_before_send", self._ledger.left["before"], evidence, usual=usual)
 
@@ -276,7 +276,7 @@ class _Rules:
         else:
             evidence = "after the last data was read"
         blocked = _overlap(call.blocked, call.arrived, call.duration)
-        if blocked:
+        if blocked >= 1:
             evidence += f"; the event loop was blocked for {blocked:.0f} ms"
         self._ledger.take("late", "client_late", late, evidence)
 
