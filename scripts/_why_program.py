@@ -190,7 +190,7 @@ class Program:
             await asyncio.gather(*(self.turn(other, tokens=4) for other in others))
 
     async def cache_off(self, target: Target) -> None:
-        """Ask the server not to use its cache."""
+        """Switch the cache of the server off."""
         target.options["cache_prompt"] = False
 
     async def cold(self, target: Target) -> None:

@@ -85,7 +85,7 @@ class Judged(NamedTuple):
 
     @property
     def is_right_beside_load(self) -> bool:
-        """Whether the injected cause is the top one of the time in which the server had a CPU.
+        """Whether the injected cause is the top one while the server had a CPU.
 
         Only for calls whose wait for a CPU the counters of the core confirm.
         """
@@ -97,7 +97,7 @@ class Judged(NamedTuple):
 
     @property
     def causes_beside_load(self) -> list[Part]:
-        """Causes of the time in which the server had a CPU, if the counters confirm the rest."""
+        """Causes without the wait for a CPU, if the counters confirm that wait."""
         wait = sum(part.ms for part in self.found.parts if part.name == "server_cpu_wait")
         if self.truth["others_cpu_ms"] < CONFIRMED_SHARE * wait:
             return list(self.found.causes)

@@ -137,7 +137,7 @@ def test_answer_without_its_reasoning_is_not_a_loss():
     assert target(thinking, after(150)).top_cause == "normal"
 
 
-def test_nothing_is_said_about_the_cache_without_sections():
+def test_cache_is_not_blamed_without_sections():
     hidden = dict.fromkeys(("chars", "sections", "reference", "common_chars", "same_chars"))
 
     found = target(reference(), after(0, **hidden))

@@ -75,7 +75,20 @@ def test_service_without_phases_has_only_the_parts_of_the_client():
 
     assert milliseconds(found)["client_late"] == 300
     assert milliseconds(found)["unexplained"] == pytest.approx(275, abs=2)
+    assert part(found, "unexplained").evidence == (
+        "5 ms until the response headers; 270 ms from the response headers to the last data"
+    )
     assert "reports no prefill and decode times" in found.unknown[0]
+
+
+def test_stop_of_a_local_server_without_phases_is_seen():
+    process = {"llamatelemetry.server.cpu": [0.1], "llamatelemetry.server.run_delay": [0.0]}
+    options = {**NO_PHASES, **process, "llamatelemetry.server.stopped": [0.2]}
+
+    found = target(call(99, AT, **options))
+
+    assert found.top_cause == "server_stopped"
+    assert milliseconds(found)["server_stopped"] == 200
 
 
 def test_span_of_vllm_gives_the_phases_of_the_client_s_call():

@@ -25,7 +25,7 @@ Interval = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Intervals in which a model was loaded, by server, and in which GPU clocks were lowered.
+    """Intervals of loading models, by server, and of lowered GPU clocks.
 
     Attributes:
         loads: Starts of servers, by host and port.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NORMAL: Final = "normal"
 UNKNOWN: Final = "unknown"
 
-# Parts of a call's time, in the order in which they occur, with their titles.
+# Parts of a call's time, in the order of time, with their titles.
 PART_TITLES: Final[Mapping[str, str]] = {
     "client_before_send": "client before sending",
     "retry": "failed attempts and pauses",

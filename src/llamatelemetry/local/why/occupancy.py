@@ -77,7 +77,7 @@ class Occupancy:
         self._sums: dict[str, list[float]] = {}
 
     def held_ms(self, start: float, end: float, *, least: int) -> float:
-        """Return the ms in which at least `least` requests were in processing."""
+        """Return the ms with at least `least` requests in processing."""
         return self._integral(f"held{least}", lambda state: state.held >= least, start, end)
 
     def prefilling_ms(self, start: float, end: float, *, slots: int) -> float:
@@ -87,7 +87,7 @@ class Occupancy:
         )
 
     def decoding_ms(self, start: float, end: float, *, least: int) -> float:
-        """Return the ms in which at least `least` requests were in their decode."""
+        """Return the ms with at least `least` requests in their decode."""
         return self._integral(f"decoding{least}", lambda state: state.decoding >= least, start, end)
 
     def prompt_tokens(self, start: float, end: float) -> float:

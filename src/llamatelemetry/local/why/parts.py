@@ -7,13 +7,16 @@ segment, so that parts add up and are never negative, whatever was recorded. Wha
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.local.why.explanation import PART_TITLES, Part
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _ORDER: Final = {name: number for number, name in enumerate(PART_TITLES)}
 _NOISE_MS: Final = 0.005
-_UNEXPLAINED_IN: Final = {
+_WHERE: Final = {
     "before": "before the request was sent",
     "wait": "between the request and the start of its processing",
     "prefill": "in the prefill",
@@ -24,9 +27,10 @@ _UNEXPLAINED_IN: Final = {
 
 
 class Ledger:
-    """Segments of a call, from which rules take parts."""
+    """Segments of a call. Rules move their time to parts."""
 
-    def __init__(self, **segments: float) -> None:
+    def __init__(self, where: Mapping[str, str] | None = None, **segments: float) -> None:
+        self._where = {**_WHERE, **(where or {})}
         self.left = {name: max(0.0, ms) for name, ms in segments.items()}
         self._taken: list[Part] = []
 
@@ -56,7 +60,7 @@ class Ledger:
         rest = duration - sum(part.ms for part in found.values())
         if rest > 0:
             where = [
-                f"{ms:.0f} ms {_UNEXPLAINED_IN[segment]}"
+                f"{ms:.0f} ms {self._where[segment]}"
                 for segment, ms in self.left.items()
                 if ms >= 1
             ]

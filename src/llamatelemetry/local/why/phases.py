@@ -42,7 +42,7 @@ def _start_of_prefill(call: Call, end: float) -> float:
     sent, queue = call.sent or 0.0, call.queue or 0.0
     prefill, decode = call.prefill or 0.0, call.decode or 0.0
     if not call.has_phases:
-        return sent
+        return end if call.headers is None else call.headers
     if call.engine_span is not None:
         return call.engine_span[0] + queue
     if call.queue_source == "header" and call.headers is not None:

@@ -23,6 +23,10 @@ _IDLE_MS: Final = 40.0
 _IDLE_SHARE: Final = 0.25
 _NAMED: Final = 3
 _WORK: Final = ("prefill", "decode")
+_WITHOUT_PHASES: Final = {
+    "wait": "until the response headers",
+    "stream": "from the response headers to the last data",
+}
 _NO_PROCESS: Final = ProcessTimes(0.0, 0.0, 0.0)
 
 
@@ -36,6 +40,7 @@ def parts_of(
     """Return the parts of a call that `place()` has placed. They add up to its duration."""
     sent = sent_at(call)
     ledger = Ledger(
+        None if call.has_phases else _WITHOUT_PHASES,
         before=sent,
         wait=call.go - sent,
         prefill=call.prefilled - call.go,
@@ -73,7 +78,7 @@ class _Rules:
         self._events = events
 
     def load(self) -> None:
-        """Take the time in which the server loaded its model, before it could answer."""
+        """Take the time that the server needed to load its model."""
         loads = self._events.loads.get(self._call.server, ())
         ms = overlap_ms(loads, *self._period(0.0, self._call.go)) if loads else 0.0
         evidence = f"the server was starting for {ms:.0f} ms of the wait"
@@ -81,8 +86,11 @@ class _Rules:
             ms -= self._ledger.take(segment, "model_load", ms, evidence)
 
     def whole_call(self) -> None:
-        """Take what is known of the server process in a call without phases."""
-        self._stopped_and_cpu("wait", WHOLE_CALL)
+        """Take the stops of the server process during a call without phases."""
+        stopped = self._call.process.get(WHOLE_CALL, _NO_PROCESS).stopped
+        evidence = f"{stopped:.0f} ms of the call in state T"
+        for segment in ("wait", "stream"):
+            stopped -= self._ledger.take(segment, "server_stopped", stopped, evidence)
 
     def _period(self, start: float, end: float) -> tuple[float, float]:
         """Return a period of the call in ns since the epoch."""
@@ -218,7 +226,7 @@ class _Rules:
         return rates.decode_ms_per_token * later_tokens if later_tokens > 0 else 1.0
 
     def _throttled(self, segment: str, start: float, end: float) -> None:
-        """Take the excess of a phase in which the clocks of a local GPU were lowered."""
+        """Take the excess of a phase while the clocks of a local GPU were lowered."""
         if self._call.server and not self._call.process:
             return  # the GPUs of this machine are not those of the server
         for reason, intervals in self._events.throttled.items():
@@ -281,7 +289,7 @@ class _Rules:
         self._ledger.take("late", "client_late", late, evidence)
 
     def _stopped_and_cpu(self, segment: str, phase: str, expected: float = 0.0) -> None:
-        """Take the time in which the local server process was stopped or waited for a CPU."""
+        """Take the time while the local server process was stopped or waited for a CPU."""
         process = self._call.process.get(phase, _NO_PROCESS)
         excess = self._ledger.left[segment] - expected
         stopped, evidence = process.stopped, f"{process.stopped:.0f} ms of the {phase} in state T"
