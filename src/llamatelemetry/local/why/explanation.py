@@ -23,7 +23,7 @@ PART_TITLES: Final[Mapping[str, str]] = {
     "server_cpu_wait": "server waited for a CPU",
     "network_before": "way to the server",
     "model_load": "loading of the model",
-    "prefill_again": "prompt processed again",
+    "prefill_again": "prompt not in the cache",
     "prefill_new": "prefill of new tokens",
     "others_prompts": "slowed by other prompts",
     "batch": "shared with other calls",
@@ -36,11 +36,11 @@ PART_TITLES: Final[Mapping[str, str]] = {
 APPLICATION: Final = "application"
 WORK: Final = frozenset({"prefill_new", "decode"})
 
-# Causes of `prefill_again`, as the end of the sentence "Prompts processed again because ...".
+# Causes of `prefill_again`, as the end of the sentence "Prompts not in the cache because ...".
 CAUSE_TITLES: Final[Mapping[str, str]] = {
     "section_changed": "a section of the prompt changed",
     "tools_reordered": "the order of the tools changed",
-    "evicted": "the cache had dropped them",
+    "evicted": "the cache had dropped it",
     "cache_not_used": "the request set cache_prompt=false",
     "slot_busy": "the slot of that prompt was busy",
     "first_call": "first call with this prompt",

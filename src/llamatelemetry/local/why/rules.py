@@ -300,9 +300,9 @@ class _Rules:
             stopped += more
             evidence += f", and idle for {more:.0f} ms beside it"
         self._ledger.take(segment, "server_stopped", stopped, evidence)
-        excess = self._ledger.left[segment] - expected
-        evidence = f"{process.run_delay:.0f} ms of the {phase} in the run queue"
-        self._ledger.take(segment, "server_cpu_wait", min(process.run_delay, excess), evidence)
+        waited = min(process.run_delay, self._ledger.left[segment] - expected)
+        evidence = f"{waited:.0f} ms of the {phase} in the run queue"
+        self._ledger.take(segment, "server_cpu_wait", waited, evidence)
 
 
 def _count(number: int, noun: str) -> str:

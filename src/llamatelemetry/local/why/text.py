@@ -1,4 +1,4 @@
-"""An explanation as text for the terminal: totals, causes of repeated prefills, slow calls."""
+"""An explanation as text for the terminal: totals, causes of cache misses, slow calls."""
 
 from __future__ import annotations
 
@@ -126,13 +126,13 @@ def _totals(explanation: Explanation) -> list[str]:
 
 
 def _again(calls: Iterable[CallExplanation]) -> Iterator[str]:
-    """Yield the causes of repeated prefills as a table."""
+    """Yield the causes of prompts that were not in the cache, as a table."""
     rows: defaultdict[str, list[float]] = defaultdict(list)
     for call in calls:
         for part in call.parts:
             if part.name == "prefill_again" and part.cause is not None:
                 rows[part.cause].append(part.ms)
     if rows:
-        yield f"{'Prompts processed again because':36}{'s':>9}{'calls':>15}"
+        yield f"{'Prompts not in the cache because':36}{'s':>9}{'calls':>15}"
     for cause, found in sorted(rows.items(), key=lambda item: -sum(item[1])):
         yield f"  {CAUSE_TITLES[cause]:34}{sum(found) / 1000:9,.1f}{len(found):15,}"
