@@ -136,7 +136,13 @@ class Judged(NamedTuple):
 
 
 def is_confirmed(found: CallExplanation, truth: dict[str, Any]) -> bool:
-    """Return whether the kernel's counters of the core confirm a wait of the server for a CPU."""
+    """Return whether a second counter confirms the top cause.
+
+    The kernel's counters of the core confirm a wait of the server for a CPU, and the blocked event
+    loop confirms a late client, whose time is that of the socket.
+    """
+    if found.top_cause == "client_late":
+        return "the event loop was blocked" in found.causes[0].evidence
     if found.top_cause != "server_cpu_wait":
         return False
     return truth["others_cpu_ms"] >= CONFIRMED_SHARE * found.causes[0].ms
