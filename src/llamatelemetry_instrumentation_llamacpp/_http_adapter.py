@@ -54,6 +54,14 @@ class HttpClientAdapter(ABC):
         """Return the seconds that were spent on redirects before the last request."""
         return 0.0
 
+    def is_async(self, _client: Any) -> bool | None:
+        """Return whether the client is asynchronous; `None` if its requests cannot be observed."""
+        return None
+
+    def socket(self, _response: Any) -> Any:
+        """Return the socket of a response with an unread body; `None` if it is unknown."""
+        return None
+
     def is_networked(self, _response: Any) -> bool:
         """Return whether the response came over a network, unlike in an application's tests."""
         return True

@@ -98,6 +98,7 @@ class HttpCall:
         self._context: Context | None = None
         self._tokens: tuple[Token[Context] | None, Token[HttpCall | None]] | None = None
         self._headers: Any = None
+        self._extensions: Any = None
         self._is_parsed_outside = False
         self._started_ns = self._sent_ns = perf_counter_ns()
 
@@ -115,8 +116,9 @@ class HttpCall:
         if self._call is not None:
             try:
                 self._propagate()
+                self._observe_request(self._call)
             except Exception as error:
-                internal_errors.log_once("propagating the trace context", error)
+                internal_errors.log_once("preparing a request", error)
 
     def _propagate(self) -> None:
         """Write the trace context into a copy of the headers, which `_close` takes out again."""
@@ -125,6 +127,13 @@ class HttpCall:
         self._instrumenter.propagation.inject(headers, self.client, self.request.url)
         if len(headers) != len(original):
             self.request.headers, self._headers = headers, original
+
+    def _observe_request(self, call: Call) -> None:
+        """Observe the request until its response is read; `_close` restores its extensions."""
+        is_async = None if call.diagnostics is None else self._adapter.is_async(self.client)
+        if call.diagnostics is not None and is_async is not None:
+            self._extensions = self.request.extensions
+            call.diagnostics.attach(self.request, is_async=is_async)
 
     def on_resend(self) -> None:
         """Restart the clock: the time before a redirect is not queue time of the server."""
@@ -142,6 +151,8 @@ class HttpCall:
                 self._call.deactivate(token)
             if self._headers is not None:
                 self.request.headers = self._headers
+            if self._extensions is not None:
+                self.request.extensions = self._extensions
             _current.reset(current)
         except Exception as error:
             internal_errors.log_once("finishing a request over HTTP", error)
@@ -249,6 +260,7 @@ class HttpCall:
 
     def _record(self, call: Call, http: HttpResponse, *, is_llama_cpp: bool) -> None:
         call.record_response_headers(http.response.headers)
+        self._diagnose(call, http)
         redirected_s = self._adapter.redirected_s(http.response)
         if redirected_s and call.attempts == 1:
             self._sent_ns += round(redirected_s * 1e9)
@@ -275,6 +287,18 @@ class HttpCall:
             else self._body_observer(call, http.status, encoding)
         )
         self._adapter.observe_body(http.response, observer, http.encoding)
+
+    def _diagnose(self, call: Call, http: HttpResponse) -> None:
+        if call.diagnostics is None:
+            return
+        if self._extensions is not None:
+            call.diagnostics.on_response(http.response)
+        elif http.content is None:
+            call.diagnostics.on_headers(http.at_ns, self._adapter.socket(http.response))
+        else:
+            headers_ns = self._adapter.headers_ns(http.response, self._sent_ns)
+            if headers_ns is not None:
+                call.diagnostics.on_headers(headers_ns)
 
     def _event_observer(self, call: Call, encoding: str) -> EventBytesObserver:
         route = self._match.route

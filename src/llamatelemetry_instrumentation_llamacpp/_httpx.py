@@ -148,6 +148,9 @@ class HttpxAdapter(HttpClientAdapter):
     def redirected_s(self, response: Any) -> float:
         return sum((hop.elapsed.total_seconds() for hop in response.history), 0.0)
 
+    def is_async(self, client: Any) -> bool | None:
+        return hasattr(client, "aclose")
+
     def is_networked(self, response: Any) -> bool:
         return "network_stream" in response.extensions
 

@@ -89,6 +89,10 @@ class _RequestsAdapter(HttpClientAdapter):
     def headers_ns(self, response: Any, sent_ns: int) -> int | None:
         return sent_ns + int(response.elapsed.total_seconds() * 1e9)
 
+    def socket(self, response: Any) -> Any:
+        # The connection is released at the end of the body, and is no part of other adapters.
+        return getattr(getattr(response.raw, "connection", None), "sock", None)
+
     def observe_body(self, response: Any, observer: Observer, encoding: str) -> None:
         if hasattr(response.raw, "stream"):
             response.raw = _ObservedBody(response.raw, observer, encoding)

@@ -207,4 +207,5 @@ def parse_request(route: LlamaCppRoute, body: Mapping[str, Any], server: Server 
         parameters=parameters,
         task=route.task,
         read_content=None if route.read_content is None else partial(route.read_content, body),
+        body=body,
     )

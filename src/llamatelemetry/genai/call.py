@@ -409,8 +409,7 @@ class Call:
             self._complete(response)
             outcome = self._outcome(response, error, ended_ns)
             if self.diagnostics is not None and self.span.is_recording():
-                found = self.diagnostics.finish(outcome, self._attempt_ns, ended_ns)
-                self.span.set_attributes(found)
+                self.span.set_attributes(self.diagnostics.finish(outcome, ended_ns))
             if self._target is not None:
                 self._target.record(self, outcome)
             else:

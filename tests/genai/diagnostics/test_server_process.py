@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -142,10 +143,10 @@ def test_server_that_ends_leaves_its_figures_unknown(listener: tuple[Any, str]):
     process, origin = listener
     server = Server(origin)
     server.sample(may_search=True)
-    server.sample(may_search=True)
-    assert len(server.samples) == 2
+    assert len(server.samples) == 1
     process.kill()
     process.wait()
+    time.sleep(0.01)  # A newer sample is not taken.
     server.sample(may_search=True)
     assert server._processes == []
     assert server.figures_between([0, 1]) is None
@@ -216,3 +217,21 @@ def test_sampling_leaves_the_machine_alone(listener: tuple[Any, str]):
     server.sample(may_search=True)
     assert server._search_at_s == searched >= time.monotonic()
     server.close()
+
+
+@pytest.mark.needs("gevent")
+def test_greenlets_are_diagnosed_like_threads(listener: tuple[Any, str]):
+    _, origin = listener
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.genai.diagnostics.greenlet_program", origin],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    assert output["stopped"]
+    assert len(output["names"]) == 8
+    assert all("llamatelemetry.client.sent" in names for names in output["names"])
+    assert any("llamatelemetry.server.cpu" in names for names in output["names"])

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
 _MOST_GAPS: Final = 16
-# Streams of HTTP/2 share a connection, so the newest data may be that of another call.
-_SHARED: Final = "http2."
+_SOURCES: Final = ("connection", "proxy", "socks", "http11", "http2")
 
 
 class ClientMarks:
@@ -36,7 +35,7 @@ class ClientMarks:
     __slots__ = (
         *("_attempts", "_attempt_ns", "_connect_ns", "_connected_ns", "_sent_ns", "_headers_ns"),
         *("_last_ns", "_first_delay_s", "_last_delay_s", "_status", "_status_ns", "_gaps"),
-        *("_new_socket", "_socket", "_started_ns"),
+        *("_is_shared", "_new_socket", "_socket", "_started_ns"),
     )
 
     def __init__(self, started_ns: int) -> None:
@@ -56,6 +55,7 @@ class ClientMarks:
 
     def _reset_exchange(self) -> None:
         self._socket: Any = None
+        self._is_shared = False
         self._sent_ns: int | None = None
         self._headers_ns: int | None = None
         self._last_ns: int | None = None
@@ -91,14 +91,9 @@ class ClientMarks:
     def on_event(self, event: str, info: Mapping[str, Any]) -> None:
         """Handle an event of httpcore, such as `http11.send_request_body.complete`."""
         try:
-            step = event.partition(".")[2]
-            handle = self._HANDLERS.get(step)
+            handle = self._HANDLERS.get(event)
             if handle is not None:
                 handle(self, perf_counter_ns(), info)
-                if event.startswith(_SHARED):
-                    self._socket = None
-            if step.endswith(".failed") and not self._status:
-                self._set_status(type(info["exception"]).__name__, perf_counter_ns())
         except Exception as error:
             internal_errors.log_once("timing a request", error)
 
@@ -115,6 +110,11 @@ class ClientMarks:
     def _on_sending(self, _at_ns: int, _info: Mapping[str, Any]) -> None:
         self._reset_exchange()  # A redirect sends another request within the same attempt.
         self._socket, self._new_socket = self._new_socket, None
+
+    def _on_sending_shared(self, at_ns: int, info: Mapping[str, Any]) -> None:
+        self._on_sending(at_ns, info)
+        # The newest data of the connection may be that of another call.
+        self._socket, self._is_shared = None, True
 
     def _on_sent(self, at_ns: int, _info: Mapping[str, Any]) -> None:
         self._sent_ns = at_ns
@@ -133,13 +133,21 @@ class ClientMarks:
             if self._socket is not None:
                 self._last_delay_s = socket_age_s(self._socket)
 
+    def _on_failure(self, at_ns: int, info: Mapping[str, Any]) -> None:
+        self._set_status(type(info["exception"]).__name__, at_ns)
+
+    def _on_body_failure(self, at_ns: int, info: Mapping[str, Any]) -> None:
+        self._on_body_end(at_ns, info)
+        if isinstance(info["exception"], Exception):  # Not a generator that is closed.
+            self._on_failure(at_ns, info)
+
     def on_response(self, network_stream: Any) -> None:
         """Take the socket of a response, if the connection is not a new one.
 
         Args:
             network_stream: `extensions["network_stream"]` of a response; `None` if it has none.
         """
-        if self._socket is not None or self._headers_ns is None:
+        if self._socket is not None or self._headers_ns is None or self._is_shared:
             return
         self._socket = socket_of(network_stream)
         if self._socket is None:
@@ -148,6 +156,13 @@ class ClientMarks:
             self._first_delay_s = self._delay_s(self._headers_ns)
         else:
             self._last_delay_s = self._delay_s(self._last_ns)
+
+    def on_headers(self, at_ns: int, sock: Any) -> None:
+        """Mark the headers of a response, for an HTTP library that does not report its progress."""
+        self._headers_ns = at_ns
+        if sock is not None:
+            self._socket = sock
+            self._first_delay_s = self._delay_s(at_ns)
 
     def _delay_s(self, read_ns: int) -> float | None:
         """Return how long the data that was read at `read_ns` had been in the kernel.
@@ -206,7 +221,7 @@ class ClientMarks:
     def _s(self, at_ns: int) -> float:
         return round((at_ns - self._started_ns) / 1e9, 6)
 
-    _HANDLERS: ClassVar[dict[str, Callable[[Any, int, Mapping[str, Any]], None]]] = {
+    _STEPS: ClassVar[dict[str, Callable[[Any, int, Mapping[str, Any]], None]]] = {
         "connect_tcp.started": _on_connecting,
         "connect_unix_socket.started": _on_connecting,
         "connect_tcp.complete": _on_connected,
@@ -218,8 +233,20 @@ class ClientMarks:
         "receive_response_headers.complete": _on_headers,
         # The first of these. A client that has found the end of a stream leaves the rest unread.
         "receive_response_body.complete": _on_body_end,
-        "receive_response_body.failed": _on_body_end,
+        "receive_response_body.failed": _on_body_failure,
         "response_closed.started": _on_body_end,
+        **dict.fromkeys(
+            (
+                *("connect_tcp.failed", "connect_unix_socket.failed", "start_tls.failed"),
+                *("send_request_headers.failed", "send_request_body.failed"),
+                "receive_response_headers.failed",
+            ),
+            _on_failure,
+        ),
+    }
+    _HANDLERS: ClassVar[dict[str, Callable[[Any, int, Mapping[str, Any]], None]]] = {
+        **{f"{source}.{step}": handle for step, handle in _STEPS.items() for source in _SOURCES},
+        "http2.send_request_headers.started": _on_sending_shared,
     }
 
 

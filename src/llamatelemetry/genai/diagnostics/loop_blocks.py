@@ -1,7 +1,7 @@
 """Times in which an event loop of asyncio was blocked while asynchronous calls were open.
 
-A timer of the loop is due every 10 ms. If it runs late, other code has kept the loop busy. There
-is no thread and no task: the timer is not set again once no call is open, and a loop that closes
+A timer of the loop is due every 10 ms. If it runs late, other code has kept the loop busy. It needs
+neither a thread nor a task. The timer is not set again once no call is open, and a loop that closes
 discards it.
 """
 

@@ -139,6 +139,18 @@ class CallDiagnostics:
         except Exception as error:
             internal_errors.log_once("observing a response", error)
 
+    def on_headers(self, at_ns: int, sock: Any = None) -> None:
+        """Handle the headers of a response, for an HTTP library that does not report its progress.
+
+        Args:
+            at_ns: When the headers were read, by `perf_counter_ns`.
+            sock: Socket of the connection, if its body is not read yet.
+        """
+        try:
+            self._marks.on_headers(at_ns, sock)
+        except Exception as error:
+            internal_errors.log_once("observing a response", error)
+
     def on_gap(self, last_ns: int, now_ns: int) -> None:
         """Record a gap of more than `observers.GAP_NS` between two chunks of a stream."""
         try:
@@ -146,12 +158,11 @@ class CallDiagnostics:
         except Exception as error:
             internal_errors.log_once("timing a gap", error)
 
-    def finish(self, outcome: Outcome, attempt_ns: int, ended_ns: int) -> dict[str, AttributeValue]:
+    def finish(self, outcome: Outcome, ended_ns: int) -> dict[str, AttributeValue]:
         """Return the span attributes, once, at the end of the call.
 
         Args:
             outcome: The call that has ended.
-            attempt_ns: When the last attempt was sent, by `perf_counter_ns`.
             ended_ns: End of the call, by `perf_counter_ns`.
         """
         found = self._attributes
@@ -165,7 +176,7 @@ class CallDiagnostics:
                 found.update(_loop_blocks(self._loop, self._started_ns, ended_ns))
             if self._server is not None:
                 self._server.calls.discard(self)
-                found.update(_server_figures(self._server, outcome, attempt_ns, ended_ns))
+                found.update(_server_figures(self._server, outcome, ended_ns))
         except Exception as error:
             internal_errors.log_once("recording diagnostics", error)
         return found
@@ -182,10 +193,11 @@ def _loop_blocks(
 
 
 def _server_figures(
-    server: Server, outcome: Outcome, attempt_ns: int, ended_ns: int
+    server: Server, outcome: Outcome, ended_ns: int
 ) -> Iterator[tuple[str, AttributeValue]]:
     """Yield what the server's processes did in each phase, or in all of the last attempt."""
     server.sample(may_search=False)
+    attempt_ns = ended_ns - round(outcome.attempt_s * 1e9)
     phases = outcome.phases
     durations_s = () if phases is None else (phases.queue_s, phases.prefill_s, phases.decode_s)
     known_ns = [round(s * 1e9) for s in durations_s if s is not None]

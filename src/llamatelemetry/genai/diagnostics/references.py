@@ -22,7 +22,7 @@ _PROMPTS_OF_A_MODEL: Final = 64
 _MODELS: Final = 32
 # Of these newest prompts, and the one with the longest common prefix, all shared sections count.
 _COMPARED_WHOLLY: Final = 8
-_SINGLE_ENTRIES: Final = 30
+_SINGLE_ENTRIES: Final = 20
 _ENTRIES: Final = 40
 _GROUP: Final = 10
 

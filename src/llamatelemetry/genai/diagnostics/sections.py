@@ -28,12 +28,13 @@ _TOOLS: Final = "tools"
 _MOST_SECTIONS: Final = 1000
 """The sections after these are one section."""
 
-# Blocks have 32 characters up to 2,048, then 128 up to 16,384, then 1,024. Beyond a million
+# Blocks have 32 characters up to 2,048, then 256 up to 16,384, then 1,024. Beyond a million
 # characters there are none.
-_SIZES: Final = chain(repeat(32, 64), repeat(128, 112), repeat(1024, 960))
+_SIZES: Final = chain(repeat(32, 64), repeat(256, 56), repeat(1024, 960))
 _BOUNDS: Final = (0, *accumulate(_SIZES))
 _HASH: Final = 8  # bytes
-_BLOCKS: Final = tuple(pairwise(_BOUNDS))
+_HEAD: Final = tuple(slice(start, end) for start, end in pairwise(_BOUNDS))
+_TAIL: Final = tuple(slice(-end, -start or None) for start, end in pairwise(_BOUNDS))
 
 
 class Section:
@@ -54,9 +55,9 @@ class Section:
         self.kind = kind
         self.chars = chars = len(text)
         self.digest = digest
-        blocks = _BLOCKS[: bisect_right(_BOUNDS, chars) - 1]
-        self.head = _packed([hash(text[start:end]) for start, end in blocks])
-        self.tail = _packed([hash(text[chars - end : chars - start]) for start, end in blocks])
+        count = bisect_right(_BOUNDS, chars) - 1
+        self.head = _packed_hashes(text, _HEAD[:count])
+        self.tail = _packed_hashes(text, _TAIL[:count])
         self.is_known = False
 
     def common_ends(self, other: Section) -> tuple[int, int]:
@@ -68,8 +69,8 @@ class Section:
         return head, min(tail, self.chars - head, other.chars - head)
 
 
-def _packed(hashes: list[int]) -> bytes:
-    return array("q", hashes).tobytes()
+def _packed_hashes(text: str, blocks: Iterable[slice]) -> bytes:
+    return array("q", map(hash, map(text.__getitem__, blocks))).tobytes()
 
 
 def _common(some: bytes, others: bytes) -> int:

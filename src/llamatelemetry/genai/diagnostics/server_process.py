@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from bisect import bisect_right
-from collections import deque
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +34,7 @@ _SHARE: Final = 1 / 400
 _SEARCH_S: Final = 1.0
 _LINGERS_S: Final = 0.5
 _SAMPLES: Final = 8000
+_NEW_NS: Final = 4_000_000
 _THREADS: Final = 8
 _PROCESSES: Final = 8
 _STOPPED: Final = b"Tt"
@@ -125,13 +125,13 @@ class Server:
 
     Attributes:
         calls: Open calls.
-        samples: Newest samples. They are kept until no call is open.
+        samples: The newest samples, at least those of the last three minutes.
     """
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.calls: WeakSet[Any] = WeakSet()
-        self.samples: deque[Sample] = deque(maxlen=_SAMPLES)
+        self.samples: list[Sample] = []
         self._processes: list[_Process] = []
         self._was_stopped = False
         self._search_at_s = 0.0
@@ -145,7 +145,12 @@ class Server:
             process.close()
 
     def sample(self, *, may_search: bool) -> None:
-        """Take a sample. Search for processes and busy threads only if `may_search`."""
+        """Take a sample, unless the last one is new.
+
+        Search for processes and busy threads only if `may_search`.
+        """
+        if self.samples and time.perf_counter_ns() - self.samples[-1].at_ns < _NEW_NS:
+            return
         try:
             self._permit.pop()
         except IndexError:
@@ -203,6 +208,8 @@ class Server:
                 last.stopped_ns + stopped_ns,
             )
         )
+        if len(self.samples) > 2 * _SAMPLES:
+            self.samples = self.samples[-_SAMPLES:]
 
     def figures_between(self, bounds_ns: list[int]) -> list[tuple[float, ...]] | None:
         """Return CPU time, run delay and stopped time between each two bounds, in seconds.
@@ -210,7 +217,7 @@ class Server:
         Returns:
             `None` if the samples do not cover this time.
         """
-        samples = list(self.samples)
+        samples = self.samples
         if len(samples) < 2 or bounds_ns[0] < samples[0].at_ns - 2 * INTERVAL_S * 1e9:
             return None
         at = [_interpolate(samples, bound_ns) for bound_ns in bounds_ns]
@@ -261,7 +268,8 @@ class ServerSampler:
         thread = self._thread
         if thread is None or not thread.is_alive():
             self._start_thread()
-        self._woken.set()
+        if not self._woken.is_set():
+            self._woken.set()
         return server
 
     def _start_thread(self) -> None:
