@@ -128,6 +128,21 @@ def test_span_of_vllm_gives_the_phases_of_the_client_s_call():
     assert any("--enable-prompt-tokens-details" in text for text in found.unknown)
 
 
+def test_queue_that_an_engine_reports_is_not_its_usual_wait():
+    queued = {
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.response.time_to_first_chunk": 0.472,
+        "llamatelemetry.queue_source": "engine",
+        "llamatelemetry.queue_duration": 0.29,
+    }
+    spans = [call(number, 10_000 * number, wait=300, **queued) for number in range(8)]
+
+    explanation = explained(quiet=spans)
+
+    assert explanation.servers[0].wait_ms == pytest.approx(10, abs=1)
+    assert explanation.calls[0].top_cause == "queue"
+
+
 def test_each_run_of_a_file_has_its_own_rates():
     slow = {"service.instance.id": "two"}
     second = [

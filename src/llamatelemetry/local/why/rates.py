@@ -102,13 +102,14 @@ def _undelayed(call: Call, phase: str) -> float:
 
 
 def _waits(calls: Iterable[Call], occupancy: Occupancy | None) -> Iterator[float]:
-    """Yield the waits before processing while the server processed no other request."""
+    """Yield the waits before processing, without the server's queue and its wait for a CPU."""
     for call in calls:
         sent = sent_at(call)
         start, end = call.at + sent, call.at + call.go
         if occupancy is None or occupancy.held_ms(start, end, least=1) <= _HANDOVER_MS:
             delay = call.process["queue"].run_delay if "queue" in call.process else 0.0
-            yield max(call.go - sent - delay, 0.0)
+            queue = (call.queue or 0.0) if call.queue_source == "engine" else 0.0
+            yield max(call.go - sent - delay - queue, 0.0)
 
 
 def _prepare_ms(call: Call) -> float:
