@@ -63,7 +63,7 @@ def explain(recording: Recording) -> Explanation:
         by_server[call.run, call.server].append(call)
     events = read_events(recording)
     servers: list[ServerRates] = []
-    explained: dict[str, CallExplanation] = {}
+    explained: list[CallExplanation] = []
     for (_, server), group in by_server.items():
         # Calls of an engine in the process do not share a server.
         occupancy = Occupancy([hold for call in group if (hold := _hold(call))]) if server else None
@@ -73,9 +73,9 @@ def explain(recording: Recording) -> Explanation:
         for call in group:
             model_rates, miss = rates[call.recorded.model], history.find_miss(call)
             parts = parts_of(call, model_rates, occupancy, miss, events)
-            explained[call.span.span_id] = _explained(call, parts, model_rates)
+            explained.append(_explained(call, parts, model_rates))
     return Explanation(
-        calls=[explained[call.span.span_id] for call in calls],
+        calls=sorted(explained, key=lambda call: (call.start_ns, call.span_id)),
         servers=servers,
         application_ms=_application_ms(calls),
         notes=_notes(calls),
