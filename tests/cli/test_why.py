@@ -58,6 +58,8 @@ def test_json_has_calls_servers_and_totals(recording: str):
         (["--call", f"{0xABCDEF:032x}"], 1),
         (["--since", "2027-01-15T08:00:55Z"], 5),
         (["--since", "36500d"], 11),
+        (["--since", "999999999999d"], 11),
+        (["--slow", "5x"], 0),
     ],
 )
 def test_options_select_calls(recording: str, options: list[str], calls: int):

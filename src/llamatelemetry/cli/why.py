@@ -6,9 +6,10 @@ import json
 import re
 import statistics
 import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import typer
@@ -16,6 +17,7 @@ import typer
 from llamatelemetry._terminal import printable
 from llamatelemetry.local.store import StoreError
 from llamatelemetry.local.why import APPLICATION, CAUSE_TITLES, PART_TITLES, why
+from llamatelemetry.local.why.explanation import application_ms
 from llamatelemetry.local.why.text import as_text, call_text
 
 if TYPE_CHECKING:
@@ -106,16 +108,11 @@ class _Slow(NamedTuple):
 def _since_ns(text: str) -> int:
     """Return the start of a period such as `10m`, or an ISO time, in ns since the epoch."""
     if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
-        seconds = float(found[1]) * _SECONDS[found[2]]
-        start = datetime.now(UTC) - timedelta(seconds=seconds)
-    else:
-        try:
-            start = datetime.fromisoformat(text).astimezone()
-        except ValueError as error:
-            raise ValueError(
-                f"must be a period such as 10m, or an ISO time, got {text!r}"
-            ) from error
-    return int(start.timestamp() * 1e9)
+        return time.time_ns() - int(float(found[1]) * _SECONDS[found[2]] * 1e9)
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1e9)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"must be a period such as 10m, or an ISO time, got {text!r}") from error
 
 
 def run_why(
@@ -141,7 +138,8 @@ def run_why(
     except (OSError, StoreError, ValueError) as error:
         return _error(str(error), 1)
     if start_ns is not None:
-        explanation = _only(explanation, [c for c in explanation.calls if c.start_ns >= start_ns])
+        later = [c for c in explanation.calls if c.start_ns >= start_ns]
+        explanation = replace(explanation, calls=later, application_ms=application_ms(later))
     if least is not None:
         explanation = _only(explanation, least.select(explanation.calls))
     if call is not None:
@@ -176,4 +174,5 @@ def _error(message: str, status: int) -> int:
 
 
 def _only(explanation: Explanation, calls: Sequence[CallExplanation]) -> Explanation:
-    return replace(explanation, calls=calls)
+    # Between selected calls there are others, so the time of the application is unknown.
+    return replace(explanation, calls=calls, application_ms=0.0)

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Final
 from llamatelemetry.local.recording import read_recorded
 from llamatelemetry.local.why.cache import CacheHistory
 from llamatelemetry.local.why.events import read_events
-from llamatelemetry.local.why.explanation import CallExplanation, Explanation, ServerRates
+from llamatelemetry.local.why.explanation import (
+    CallExplanation,
+    Explanation,
+    ServerRates,
+    application_ms,
+)
 from llamatelemetry.local.why.occupancy import Hold, Occupancy
 from llamatelemetry.local.why.phases import place
 from llamatelemetry.local.why.rates import measure_rates
@@ -74,10 +79,11 @@ def explain(recording: Recording) -> Explanation:
             model_rates, miss = rates[call.recorded.model], history.find_miss(call)
             parts = parts_of(call, model_rates, occupancy, miss, events)
             explained.append(_explained(call, parts, model_rates))
+    explained.sort(key=lambda call: (call.start_ns, call.span_id))
     return Explanation(
-        calls=sorted(explained, key=lambda call: (call.start_ns, call.span_id)),
+        calls=explained,
         servers=servers,
-        application_ms=_application_ms(calls),
+        application_ms=application_ms(explained),
         notes=_notes(calls),
     )
 
@@ -118,20 +124,6 @@ def _hold(call: Call) -> Hold | None:
         return None
     at = call.at
     return Hold(at + start, at + prefilled, at + end, call.processed or 0, call.name)
-
-
-def _application_ms(calls: Sequence[Call]) -> float:
-    """Return the time between the first and the last call of each trace without a call."""
-    traces: defaultdict[str, list[Call]] = defaultdict(list)
-    for call in calls:
-        traces[call.span.trace_id].append(call)
-    total = 0.0
-    for group in traces.values():
-        end = group[0].at
-        for call in group:
-            total += max(0.0, call.at - end)
-            end = max(end, call.at + call.duration)
-    return total
 
 
 def _notes(calls: Sequence[Call]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 NORMAL: Final = "normal"
 UNKNOWN: Final = "unknown"
@@ -237,3 +237,18 @@ class Explanation:
         from llamatelemetry.local.why.text import as_text
 
         return as_text(self)
+
+
+def application_ms(calls: Iterable[CallExplanation]) -> float:
+    """Return the ms between the first and the last call of each trace without a call.
+
+    Args:
+        calls: Calls by start time.
+    """
+    total_ns = 0.0
+    ends: dict[str, float] = {}
+    for call in calls:
+        end_ns = ends.get(call.trace_id, call.start_ns)
+        total_ns += max(0.0, call.start_ns - end_ns)
+        ends[call.trace_id] = max(end_ns, call.start_ns + call.duration_ms * 1e6)
+    return total_ns / 1e6

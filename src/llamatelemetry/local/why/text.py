@@ -25,7 +25,7 @@ _MIN_SHOWN_MS: Final = 0.5
 def as_text(explanation: Explanation, *, shown: int = _SHOWN_CALLS) -> str:
     """Return the explanation as lines: totals, then the slowest calls that were not normal."""
     if not explanation.calls:
-        return "No LLM call recorded."
+        return "No call selected." if explanation.servers else "No LLM call recorded."
     lines = [_headline(explanation), *_rates(explanation.servers), "", *_totals(explanation)]
     if again := list(_again(explanation.calls)):
         lines += ["", *again]
@@ -104,7 +104,6 @@ def _rates(servers: Sequence[ServerRates]) -> Iterator[str]:
 class _Row(NamedTuple):
     title: str
     calls: int
-    tokens: int
     ms: float
 
 
@@ -112,7 +111,7 @@ def _totals(explanation: Explanation) -> list[str]:
     rows: dict[str, _Row] = {}
     for call in explanation.calls:
         for part in call.parts:
-            before = rows.get(part.name) or _Row(PART_TITLES[part.name], 0, 0, 0.0)
+            before = rows.get(part.name) or _Row(PART_TITLES[part.name], 0, 0.0)
             rows[part.name] = before._replace(calls=before.calls + 1, ms=before.ms + part.ms)
     total = explanation.duration_ms or 1.0
     shown = sorted(rows.values(), key=lambda row: -row.ms)
