@@ -110,6 +110,17 @@ def test_headers_that_were_read_late_do_not_make_the_server_slow():
     assert milliseconds(found) == NORMAL
 
 
+def test_send_that_a_blocked_client_noted_late_does_not_hide_the_engine():
+    # The request left after 2 ms, but the client noted that 150 ms later.
+    late_marks = {"llamatelemetry.client.sent": 0.152, "llamatelemetry.client.headers": 0.153}
+
+    found = target(call(99, AT, **late_marks))
+
+    assert milliseconds(found)["prefill_new"] == 170
+    assert milliseconds(found)["decode"] == 100
+    assert found.top_cause == "normal"
+
+
 def test_queue_names_the_calls_that_held_all_slots():
     ahead = [call(number, AT, output=60) for number in (97, 98)]
     ends = 2 + 5 + 170 + 590

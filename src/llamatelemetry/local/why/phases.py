@@ -19,16 +19,32 @@ _LATE_HEADERS_MS: Final = 8.0
 
 
 def place(call: Call) -> None:
-    """Set `go`, `prefilled`, `decoded` and `arrived`, in this order and within the span."""
-    start = min(call.sent or 0.0, call.duration)
+    """Set `go`, `prefilled`, `decoded` and `arrived`, in this order and within the span.
+
+    Also moves `sent` to before the engine's work: a blocked client notes it late.
+    """
     end = call.duration
     if call.last_data is not None:
-        end = _between(start, call.last_data - (call.last_age or 0.0), call.duration)
+        end = _between(0.0, call.last_data - (call.last_age or 0.0), call.duration)
+    if call.sent is not None:
+        call.sent = _between(0.0, min(call.sent, _latest_send(call, end)), end)
+    start = call.sent or 0.0
     prefill, decode = call.prefill or 0.0, call.decode or 0.0
     call.go = _between(start, _start_of_prefill(call, end), end)
     call.prefilled = min(call.go + prefill, end)
     call.decoded = min(call.prefilled + decode, end)
     call.arrived = end
+
+
+def _latest_send(call: Call, end: float) -> float:
+    """Return when the engine had the request at the latest, but not before the connection."""
+    if call.engine_span is not None:
+        latest = call.engine_span[0]
+    else:
+        queue = (call.queue or 0.0) if call.queue_source == "engine" else 0.0
+        latest = end - queue - (call.prefill or 0.0) - (call.decode or 0.0)
+    connected = call.connect[1] if call.connect else 0.0
+    return max(latest, connected, call.last_attempt or 0.0)
 
 
 def sent_at(call: Call) -> float:

@@ -188,7 +188,7 @@ class _Rules:
         new = base + slope * (processed - again)
         if rates.prefill_ms_per_token is None:
             new = left
-        tokens = _count(processed - again, "new token")
+        tokens = "" if call.processed is None else _count(processed - again, "new token")
         take("prefill", "prefill_new", new, tokens)
         self._throttled("prefill", call.go, call.prefilled)
         self._neighbors("prefill", call.go, call.prefilled, slope, 1)
