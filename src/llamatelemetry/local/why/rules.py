@@ -22,6 +22,7 @@ _SHORT_WAIT_MS: Final = 15.0
 _IDLE_MS: Final = 40.0
 _IDLE_SHARE: Final = 0.25
 _NAMED: Final = 3
+_MAX_SPREAD: Final = 0.25
 _WORK: Final = ("prefill", "decode")
 _WITHOUT_PHASES: Final = {
     "wait": "until the response headers",
@@ -192,9 +193,11 @@ class _Rules:
         take("prefill", "prefill_new", new, tokens)
         self._throttled("prefill", call.go, call.prefilled)
         self._neighbors("prefill", call.go, call.prefilled, slope, 1)
+        # The rates are not known better than this. More would hide what a busy server does.
+        spread = min(rates.prefill_spread_ms, _MAX_SPREAD * self._expected_prefill())
         if miss is not None and again == processed:
-            take("prefill", "prefill_again", rates.prefill_spread_ms, "", cause=miss.cause)
-        take("prefill", "prefill_new", rates.prefill_spread_ms, "")
+            take("prefill", "prefill_again", spread, "", cause=miss.cause)
+        take("prefill", "prefill_new", spread, "")
 
     def decode(self) -> None:
         """Divide the decode: output tokens, and what slowed them."""
@@ -209,7 +212,7 @@ class _Rules:
             "decode", call.prefilled, call.decoded, rates.prefill_ms_per_token or 0.0, 2
         )
         if later_tokens:
-            take("decode", "decode", expected * rates.decode_spread, "")
+            take("decode", "decode", expected * min(rates.decode_spread, _MAX_SPREAD), "")
 
     def _expected_prefill(self) -> float:
         rates, call = self._rates, self._call
