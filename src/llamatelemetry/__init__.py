@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llamatelemetry.gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
     from llamatelemetry.lifecycle import flush, init, shutdown, trace_graph
     from llamatelemetry.llama import ServerConfig, ServerManager
+    from llamatelemetry.local.why import why
     from llamatelemetry.pipeline import session, suppress, task, tool, workflow
 
 __version__ = "1.2.0"
@@ -39,6 +40,7 @@ __all__ = [
     "task",
     "tool",
     "trace_graph",
+    "why",
     "workflow",
 ]
 
@@ -59,6 +61,7 @@ _MODULES = {
     "task": "llamatelemetry.pipeline",
     "tool": "llamatelemetry.pipeline",
     "trace_graph": "llamatelemetry.lifecycle",
+    "why": "llamatelemetry.local.why",
     "workflow": "llamatelemetry.pipeline",
 }
 

@@ -182,6 +182,53 @@ def report(
     raise typer.Exit(report_command(path, output))
 
 
+@app.command(epilog="Example: llamatelemetry why --slow 2x --fail-on 'prefill_again>5%'")
+def why(  # noqa: PLR0917 - typer turns the parameters into options
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Database of `llamatelemetry run`, OTLP JSON lines, or a directory of them; "
+            "the latest run by default."
+        ),
+    ] = None,
+    call: Annotated[
+        str | None, typer.Option(help="Explain only the calls whose span or trace id starts so.")
+    ] = None,
+    slow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2x|SECONDS",
+            help="Explain only calls that took this many times the median of their model, "
+            "or this many seconds.",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="10m|TIME", help="Explain only calls since then: 30s, 10m, 2h or an ISO time."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART>LIMIT",
+            help="Exit with 1 if a part takes more than a share of the time, or more ms or s in "
+            "all: prefill_again>5%, prefill_again:evicted>2s.",
+        ),
+    ] = None,
+) -> None:
+    """Explain where the time of recorded calls went: client, network, queue, engine, other calls.
+
+    The parts of a call add up to its duration, and each has its evidence.
+    """
+    from llamatelemetry.cli.why import run_why
+
+    raise typer.Exit(
+        run_why(path, call=call, slow=slow, since=since, as_json=as_json, fail_on=fail_on or ())
+    )
+
+
 @app.command(epilog="Example: llamatelemetry topology --json")
 def topology(
     as_json: Annotated[bool, typer.Option("--json", help="Print the topology as JSON.")] = False,

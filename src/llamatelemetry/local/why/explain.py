@@ -1,0 +1,148 @@
+"""Explain the calls of a recording: read them, measure the rates, divide each call into parts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from llamatelemetry.local.recording import read_recorded
+from llamatelemetry.local.why.cache import CacheHistory
+from llamatelemetry.local.why.events import read_events
+from llamatelemetry.local.why.explanation import (
+    CallExplanation,
+    Explanation,
+    ServerRates,
+    application_ms,
+)
+from llamatelemetry.local.why.occupancy import Hold, Occupancy
+from llamatelemetry.local.why.phases import place
+from llamatelemetry.local.why.rates import measure_rates
+from llamatelemetry.local.why.reading import read_calls
+from llamatelemetry.local.why.rules import parts_of
+from llamatelemetry.local.why.verdict import causes_of, sentence_of, top_cause_of, unknown_of
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llamatelemetry.local.recording import Recording
+    from llamatelemetry.local.why.calls import Call
+    from llamatelemetry.local.why.explanation import Part
+
+_RUNS: Final = Path("llamatelemetry-data")
+
+
+def why(path: Path | str | None = None) -> Explanation:
+    """Explain where the time of the recorded calls went.
+
+    Args:
+        path: Database of `llamatelemetry run`, file of OTLP JSON lines, or directory of them; the
+            latest run below `llamatelemetry-data` if `None`.
+
+    Raises:
+        FileNotFoundError: The path does not exist, or the directory has no recording.
+        StoreError: The path is an SQLite file, but not a database of this version.
+        ValueError: The path is another kind of file.
+    """
+    return explain(read_recorded(_latest_run() if path is None else path))
+
+
+def _latest_run() -> Path:
+    found = sorted(_RUNS.glob("*.db"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise FileNotFoundError(
+            f"no recorded run in {_RUNS}. Record one with `llamatelemetry run -- COMMAND`, "
+            "or name a file"
+        )
+    return found[-1]
+
+
+def explain(recording: Recording) -> Explanation:
+    """Explain where the time of the calls of a recording went."""
+    calls = read_calls(recording)
+    for call in calls:
+        place(call)
+    by_server: defaultdict[tuple[int, str], list[Call]] = defaultdict(list)
+    for call in calls:
+        by_server[call.run, call.server].append(call)
+    events = read_events(recording)
+    servers: list[ServerRates] = []
+    explained: list[CallExplanation] = []
+    for (_, server), group in by_server.items():
+        # Calls of an engine in the process do not share a server.
+        occupancy = Occupancy([hold for call in group if (hold := _hold(call))]) if server else None
+        history = CacheHistory(group)
+        rates = measure_rates(group, occupancy)
+        servers += rates.values()
+        for call in group:
+            model_rates, miss = rates[call.recorded.model], history.find_miss(call)
+            parts = parts_of(call, model_rates, occupancy, miss, events)
+            explained.append(_explained(call, parts, model_rates))
+    explained.sort(key=lambda call: (call.start_ns, call.span_id))
+    return Explanation(
+        calls=explained,
+        servers=servers,
+        application_ms=application_ms(explained),
+        notes=_notes(calls),
+    )
+
+
+def _explained(call: Call, parts: Sequence[Part], rates: ServerRates) -> CallExplanation:
+    causes = causes_of(parts, call.duration)
+    recorded = call.recorded
+    return CallExplanation(
+        trace_id=call.span.trace_id,
+        span_id=call.span.span_id,
+        start_ns=call.span.start_ns,
+        duration_ms=call.duration,
+        operation=recorded.operation,
+        model=recorded.model,
+        server=call.server,
+        error=recorded.error,
+        input_tokens=recorded.input_tokens,
+        cached_tokens=recorded.cached_tokens,
+        output_tokens=recorded.output_tokens,
+        parts=parts,
+        causes=causes,
+        top_cause=top_cause_of(causes, call),
+        sentence=sentence_of(call, parts, causes),
+        unknown=unknown_of(call, causes, rates),
+    )
+
+
+def _hold(call: Call) -> Hold | None:
+    """Return when the server processed the request, or `None` if that is unknown."""
+    if call.has_phases:
+        start, prefilled, end = call.go, call.prefilled, call.decoded
+    elif (
+        call.provider == PROVIDER_LLAMA_CPP and call.recorded.streamed and call.headers is not None
+    ):
+        start = prefilled = min(call.headers, call.arrived)
+        end = call.arrived
+    else:
+        return None
+    at = call.at
+    return Hold(at + start, at + prefilled, at + end, call.processed or 0, call.name)
+
+
+def _notes(calls: Sequence[Call]) -> list[str]:
+    """Return what is missing in the recording as a whole, with what would reveal it."""
+    remote = [call for call in calls if call.server]
+    found: list[str] = []
+    if remote and not any(call.sent is not None for call in remote):
+        found.append(
+            "Client times and prompt sections were not recorded. `llamatelemetry run` records "
+            "them, and so does LLAMATELEMETRY_DIAGNOSTICS=true."
+        )
+    elif remote and not any(call.prompt for call in remote):
+        found.append(
+            "Prompt sections were not recorded, so why prompts were processed again is unknown. "
+            "Set LLAMATELEMETRY_PROMPT_SECTIONS=true."
+        )
+    if remote and not any(call.process for call in remote):
+        found.append(
+            "No server process was seen on this machine: waiting for a CPU, a stopped server and "
+            "a slow path to it cannot be told apart."
+        )
+    return found
