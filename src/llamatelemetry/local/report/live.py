@@ -15,7 +15,7 @@ from llamatelemetry._html_page import check_installed
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
-from llamatelemetry.local.report.page import render, summary_rows
+from llamatelemetry.local.report.page import render, summary_table
 from llamatelemetry.local.store import StoreError, StoreReader
 
 if TYPE_CHECKING:
@@ -92,19 +92,19 @@ class _LiveDatabase:
                 list(self._reader.logs(after=logs)),
             )
             position = self._position()
-            rows = self._summary()
-        return compact({"columns": found, "next": position, "summary": rows})
+            table = self._summary()
+        return compact({"columns": found, "next": position, "summary": table})
 
     def _position(self) -> str:
         tables = ("spans", "points", "logs")
         return ".".join(str(self._reader.last_row(table)) for table in tables)
 
-    def _summary(self) -> list[list[Any]]:
+    def _summary(self) -> dict[str, Any]:
         spans, points = self._summarized_up_to
         self._spans += self._reader.spans(after=spans)
         self._points += self._reader.points(after=points)
         self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
-        return summary_rows(summarize(self._spans, self._points))
+        return summary_table(summarize(self._spans, self._points))
 
 
 class _LivePageServer(ThreadingHTTPServer):

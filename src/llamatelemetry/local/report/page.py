@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,22 @@ from llamatelemetry._html_page import fill_page
 from llamatelemetry._private_files import make_private_directory, write_private_text
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.report.columns import columns, compact
+from llamatelemetry.local.report.parts import MEASURED, explained_times
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from llamatelemetry.local.calls import Quantiles, Summary
     from llamatelemetry.local.recording import Recording
+    from llamatelemetry.local.records import Run
 
 _UNKNOWN = "\N{EN DASH}"
+_NOTHING = (
+    "No span was recorded. Run your program with `llamatelemetry run -- python app.py`; if nothing "
+    "arrives, `llamatelemetry doctor` tells why."
+)
+_WAITING = "No span has arrived yet. This page shows each call when it has ended."
 _COLUMNS = (
     *("Operation", "Model", "Calls", "Errors", "Input tokens", "Output tokens", "Queue (ms)"),
     *("TTFT (ms)", "TPOT (ms)", "Duration (ms)", "Output tokens/s", "Energy (J)"),
@@ -46,24 +55,51 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
         ImportError: Jinja2 is not installed.
     """
     summary = summarize(recorded.spans, recorded.points)
-    found = columns(recorded.spans, recorded.points, recorded.logs)
-    data = compact({**found, "next": position})
+    # An explanation needs all calls, so the live page shows what was measured.
+    times = MEASURED if live else explained_times(recorded)
+    found = columns(recorded.spans, recorded.points, recorded.logs, times)
+    data = compact(
+        {**found, "titles": times.titles, "summary": summary_table(summary), "next": position}
+    )
     return fill_page(
         "llamatelemetry.local.report",
         "report.html",
         feature="An HTML report",
-        data=base64.b64encode(gzip.compress(data.encode(errors="replace"), 6)).decode(),
-        columns=_COLUMNS,
-        rows=summary_rows(summary),
+        data=base64.b64encode(gzip.compress(data.encode(errors="replace"), 9)).decode(),
+        title=_title(recorded.runs),
+        facts=[*_facts(recorded.runs), *([", ".join(recorded.sources)] if recorded.sources else [])],
+        spans=len(recorded.spans),
+        nothing=_WAITING if live else _NOTHING,
+        notes=times.notes,
         errors=summary.errors.most_common(),
-        sources=", ".join(recorded.sources),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         live=live,
     )
 
 
-def summary_rows(summary: Summary) -> list[list[Any]]:
-    """Return the rows of the table of calls, with unknown numbers as a dash."""
+def _title(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "Recorded telemetry"
+    return shlex.join(runs[-1].command) + (f" and {len(runs) - 1} runs before" * (len(runs) > 1))
+
+
+def _facts(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield when the newest command ran, for how long, and its exit status."""
+    for run in runs[-1:]:
+        started = datetime.fromtimestamp(run.started_ns / 1e9).astimezone()
+        yield started.strftime("%Y-%m-%d %H:%M:%S %Z")
+        if run.ended_ns is not None:
+            yield f"ran for {(run.ended_ns - run.started_ns) / 1e9:.1f} s"
+        if run.exit_status is not None:
+            yield f"exit status {run.exit_status}"
+
+
+def summary_table(summary: Summary) -> dict[str, Any]:
+    """Return the table of calls: `columns` and `rows`."""
+    return {"columns": _COLUMNS, "rows": _summary_rows(summary)}
+
+
+def _summary_rows(summary: Summary) -> list[list[Any]]:
     return [
         [
             row.operation,

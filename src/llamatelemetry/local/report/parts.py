@@ -1,0 +1,91 @@
+"""The parts of each call's time: what `why` found, else what client and engine measured."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from llamatelemetry.semconv import attributes as names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from llamatelemetry.local.calls import RecordedCall
+    from llamatelemetry.local.recording import Recording
+    from llamatelemetry.local.records import SpanRecord
+
+# Words for the legend. Those of the other parts come from `why`.
+_TITLES: Final = {
+    "queue": "queue",
+    "prefill": "prefill",
+    "decode": "decode",
+    "before_first_token": "before the first token, outside the engine",
+    "after_first_token": "after the first token, outside the engine",
+    "unexplained": "not broken down",
+}
+
+
+class CallTime(NamedTuple):
+    """The parts of a call in the order of time: name, milliseconds, evidence. They add up.
+
+    `sentence` says why the call took so long, if that is known.
+    """
+
+    parts: Sequence[tuple[str, float, str]]
+    sentence: str = ""
+
+
+class CallTimes(NamedTuple):
+    """The times of explained calls by span id, the words for all parts, and notes on all calls."""
+
+    calls: Mapping[str, CallTime]
+    titles: Mapping[str, str]
+    notes: Sequence[str]
+
+
+MEASURED: Final = CallTimes({}, _TITLES, ())
+"""Only words: each call has the parts that `measured_parts` returns."""
+
+
+def explained_times(recorded: Recording) -> CallTimes:
+    """Return the parts of the calls of a recording as `why` explains them."""
+    try:
+        why: Any = importlib.import_module("llamatelemetry.local.why")
+    except ImportError:
+        return MEASURED
+    found = why.explain(recorded)
+    calls = {
+        call.span_id: CallTime(
+            [(part.name, part.ms, part.evidence) for part in call.parts], call.sentence
+        )
+        for call in found.calls
+    }
+    return CallTimes(calls, {**_TITLES, **why.PART_TITLES}, found.notes)
+
+
+def measured_parts(span: SpanRecord, call: RecordedCall) -> CallTime:
+    """Return the parts of a call as client and engine measured them.
+
+    `queue`, `prefill` and `decode` come from the engine. What remains is `before_first_token` and
+    `after_first_token` if the client knows the time to the first token, else `unexplained`.
+    """
+    found = span.attributes.get(names.DECODE_MS)
+    decode_ms = found if isinstance(found, int | float) else None
+    first_ms = call.ttft_ms
+    known = [("queue", call.queue_ms), ("prefill", call.prefill_ms), ("decode", decode_ms)]
+    if first_ms is not None:
+        # The engine's phases end with the first token, and begin somewhere before it.
+        elsewhere_ms = first_ms - (call.queue_ms or 0) - (call.prefill_ms or 0)
+        known.insert(1, ("before_first_token", elsewhere_ms))
+    parts: list[tuple[str, float, str]] = []
+    remaining_ms = max(0.0, call.duration_ms)
+    for name, part_ms in known:
+        # The clocks of client and engine differ a little: no part exceeds what remains.
+        taken_ms = min(max(part_ms or 0.0, 0.0), remaining_ms)
+        remaining_ms -= taken_ms
+        if taken_ms:
+            parts.append((name, taken_ms, ""))
+    if remaining_ms:
+        rest = "unexplained" if first_ms is None else "after_first_token"
+        parts.append((rest, remaining_ms, ""))
+    return CallTime(parts)
