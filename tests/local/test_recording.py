@@ -79,6 +79,7 @@ class TestReadSpans:
             attributes={**attributes, "texts": ["a", "b"], "numbers": [1, 2]},
             status=2,
             status_message="why",
+            links=[],
             events=[Event("token", 3_000_000, {"index": 1})],
             scope="test",
             resource=found.resource,

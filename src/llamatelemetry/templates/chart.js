@@ -9,6 +9,7 @@
 //   x2, y2: the other ends of segments and bars, axis: index of the y axis, width, dash,
 //   text: labels next to the points, tips: (index) => text, off: whether the series is hidden,
 //   open: (index) => what a click on a mark does }
+// zoomed: (range of x or null) => called after the shown part has changed, to draw it more exactly
 
 const NEAR = 25; // pixels within which the pointer finds a mark
 const STEPS_MS = [
@@ -98,8 +99,7 @@ class Chart {
     this.svg.addEventListener("pointerdown", (event) => this.pressed(event));
     this.svg.addEventListener("pointerup", (event) => this.released(event));
     this.svg.addEventListener("dblclick", () => {
-      this.zoom = null;
-      this.draw();
+      this.show(null);
     });
     new ResizeObserver(() => this.draw()).observe(box);
   }
@@ -252,8 +252,13 @@ class Chart {
         zoom.y[each.at] = between(each.y, from.y - each.from, y - each.from);
       }
     }
+    this.show(zoom);
+  }
+
+  show(zoom) {
     this.zoom = zoom;
-    this.draw();
+    if (this.plot.zoomed) this.plot.zoomed(zoom && zoom.x);
+    else this.draw();
   }
 }
 

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from llamatelemetry.local.records import Run
 
 _UNKNOWN = "\N{EN DASH}"
-_NOTHING = (
-    "No span was recorded. Run your program with `llamatelemetry run -- python app.py`; if nothing "
-    "arrives, `llamatelemetry doctor` tells why."
-)
-_WAITING = "No span has arrived yet. This page shows each call when it has ended."
 _COLUMNS = (
     *("Operation", "Model", "Calls", "Errors", "Input tokens", "Output tokens", "Queue (ms)"),
     *("TTFT (ms)", "TPOT (ms)", "Duration (ms)", "Output tokens/s", "Energy (J)"),
@@ -69,7 +64,6 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
         title=_title(recorded.runs),
         facts=[*_facts(recorded.runs), *([", ".join(recorded.sources)] if recorded.sources else [])],
         spans=len(recorded.spans),
-        nothing=_WAITING if live else _NOTHING,
         notes=times.notes,
         errors=summary.errors.most_common(),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -123,7 +117,7 @@ def _quantiles(quantiles: Quantiles | None) -> str:
 
 
 def _whole(value: int | None) -> str:
-    return _UNKNOWN if value is None else str(value)
+    return _UNKNOWN if value is None else f"{value:,}"
 
 
 def _number(value: float | None) -> str:

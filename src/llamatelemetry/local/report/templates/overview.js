@@ -10,6 +10,8 @@ const PART_COLORS = {
 // Parts that share a color with another one.
 const STRIPED = new Set(["queue_batch", "batch", "connect", "network_stream", "client_late", "server_cpu_wait", "throttled", "after_first_token"]);
 
+const ON_DARK = new Set(["--prefill", "--server"]);
+
 const colorOf = (name) => `var(${PART_COLORS[name] || "--other"})`;
 const titleOf = (name) => titles[name] || name.replaceAll("_", " ");
 const share = (part, whole) => (whole ? (100 * part) / whole : 0);
@@ -47,7 +49,7 @@ function allTime(calls) {
   const whole = parts.reduce((sum, part) => sum + part.us, 0);
   timeBar($("all-time"), parts, 1);
   parts.forEach((part, at) => {
-    if (share(part.us, whole) >= 12) $("all-time").children[at].append(element("b", "", percent(part.us, whole)));
+    if (share(part.us, whole) >= 12) $("all-time").children[at].append(element("b", ON_DARK.has(PART_COLORS[part.name]) ? "on-dark" : "", percent(part.us, whole)));
   });
   $("time-legend").replaceChildren(...parts.sort((a, b) => b.us - a.us).map(({ name, us }) => {
     const item = element("li");
@@ -126,13 +128,14 @@ function table(columns, rows) {
     row.append(...shown.map((at) => {
       const cell = element(tag, at < 2 ? "text" : "", of(at));
       if (tag === "td") cell.dataset.label = columns[at];
+      cell.classList.toggle("unknown", cell.textContent === "–");
       return cell;
     }));
     return row;
   };
   head.append(cells(element("tr"), "th", (at) => columns[at]));
   const body = element("tbody");
-  body.append(...rows.map((row) => cells(element("tr", row[3] ? "failed" : ""), "td", (at) => String(row[at]))));
+  body.append(...rows.map((row) => cells(element("tr", row[3] ? "failed" : ""), "td", (at) => (typeof row[at] === "number" ? grouped(row[at]) : String(row[at])))));
   $("summary").replaceChildren(head, body);
 }
 

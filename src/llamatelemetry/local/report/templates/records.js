@@ -20,7 +20,8 @@ const rounded = (value) => {
 
 const milliseconds = (us) => {
   const ms = us / 1000;
-  if (ms >= 120000) return `${Math.floor(ms / 60000)} min ${Math.round((ms % 60000) / 1000)} s`;
+  const s = Math.round(ms / 1000);
+  if (s >= 120) return `${Math.floor(s / 60)} min ${s % 60} s`;
   if (ms >= 10000) return (ms / 1000).toFixed(1) + " s";
   return (ms >= 9.95 ? grouped(Math.round(ms)) : ms.toFixed(1)) + " ms";
 };

@@ -104,7 +104,8 @@ unpacked($("data").textContent).then((found) => {
   charts();
   if (location.hash) openAddress();
   else if (list.items.length && innerWidth > 900) {
-    const whole = list.items.find((each) => each.calls) || list.items[0];
+    // The trace of the slowest call, without an address and without scrolling.
+    const whole = callList.items.length ? traces.get(callList.items[0].trace) : list.items[0];
     list.mark(list.items.indexOf(whole));
     showTrace(whole);
     showDetails(firstSpan(whole));

@@ -1,6 +1,7 @@
 // Distributions of the latencies, and the calls, GPUs and servers over time.
 
-const MOST_CALLS_DRAWN = 20000;
+const MOST_CALLS_DRAWN = 400; // one by one in the chart over time
+const COLUMNS = 240;
 const FEW = 60; // calls that are drawn one by one instead of as a histogram
 const BINS = 60;
 
@@ -50,23 +51,24 @@ function distribution(id, title, calls, of, color) {
 }
 
 function charts() {
+  const drawn = drawnCharts.get("chart-timeline");
   const calls = spans.filter((span) => span.call);
   distribution("chart-ttft", "Time to first token", calls, (span) => span.call.ttft, "var(--prefill)");
   distribution("chart-tpot", "Time per output token", calls, (span) => span.call.tpot, "var(--decode)");
   distribution("chart-duration", "Duration", calls, (span) => (span.failed ? null : span.duration / 1000), "var(--accent)");
-  timeline(calls);
+  timeline(calls, drawn && drawn.zoom && drawn.zoom.x);
 }
 
 // Gives each call the first lane that is free at its start.
 function lanes(calls) {
-  const ends = [];
+  const free = [];
   const found = calls.map((span) => {
-    let lane = ends.findIndex((end) => end <= span.start);
-    if (lane < 0) lane = ends.length;
-    ends[lane] = span.start + Math.max(span.duration, 1);
+    let lane = free.findIndex((end) => end <= span.start);
+    if (lane < 0) lane = free.length;
+    free[lane] = span.start + Math.max(span.duration, 1);
     return lane;
   });
-  return [found, Math.max(1, ends.length)];
+  return [found, Math.max(1, free.length)];
 }
 
 // One series for each kind of part; each of its bars is a part of a call.
@@ -114,24 +116,67 @@ function metricSeries(panels) {
   });
 }
 
-function timeline(calls) {
-  const every = Math.ceil(calls.length / MOST_CALLS_DRAWN) || 1;
-  const drawn = calls.sort((a, b) => a.start - b.start).filter((_, at) => at % every === 0);
+// How many calls were in each part on average, in each of the equal times between two points.
+function stackedSeries(calls, [from, to]) {
+  const width = (to - from) / COLUMNS || 1;
+  const sums = new Map();
+  const longest = new Array(COLUMNS).fill(null);
+  const addTo = (name, start, end) => {
+    if (!sums.has(name)) sums.set(name, new Float64Array(COLUMNS));
+    const counts = sums.get(name);
+    for (let at = Math.max(0, Math.floor((start - from) / width)); at < COLUMNS && from + at * width < end; at++) {
+      counts[at] += (Math.min(end, from + (at + 1) * width) - Math.max(start, from + at * width)) / width;
+    }
+  };
+  for (const span of calls) {
+    let start = span.start;
+    for (const { name, us } of span.failed ? [{ name: "failed", us: span.duration }] : span.parts()) {
+      addTo(name, start, start + us);
+      start += us;
+    }
+    const at = Math.min(COLUMNS - 1, Math.max(0, Math.floor((span.start - from) / width)));
+    if (!longest[at] || longest[at].duration < span.duration) longest[at] = span;
+  }
+  const base = new Float64Array(COLUMNS);
+  const x = Array.from(base, (_, at) => (from + at * width) / 1000);
+  const order = Object.keys(titles);
+  return [...sums].sort(([a], [b]) => order.indexOf(a) - order.indexOf(b)).map(([name, counts]) => {
+    const y2 = Array.from(base);
+    counts.forEach((count, at) => (base[at] += count));
+    const title = titleOf(name);
+    return {
+      name: title, color: name === "failed" ? "var(--bad)" : colorOf(name), kind: "bars", x, x2: x.map((each) => each + width / 1000), y: Array.from(base), y2,
+      tips: (at) => `${title}: ${plain(Number(counts[at].toFixed(2)))} of ${plain(Number(base[at].toFixed(2)))} calls at once\n${clock(x[at])}`,
+      open: (at) => longest[at] && openSpan(longest[at]),
+    };
+  });
+}
+
+const ends = (calls) => calls.reduce(([from, to], span) => [Math.min(from, span.start), Math.max(to, span.start + span.duration)], [Infinity, -Infinity]);
+
+// Few calls in the shown range are drawn one by one, many as their number.
+function timeline(all, range) {
   const panels = [...new Set([...metrics.values()].map((each) => each.panel))];
-  $("timeline-title").parentElement.hidden = !calls.length && !panels.length;
-  if (!calls.length && !panels.length) return;
-  const [laneOf, count] = lanes(drawn);
-  const [gap, each, calling] = [22, 84, calls.length ? Math.min(340, Math.max(44, count * 22)) : 0];
+  $("timeline-title").parentElement.hidden = !all.length && !panels.length;
+  if (!all.length && !panels.length) return;
+  const shown = (range || [-Infinity, Infinity]).map((ms) => ms * 1000);
+  const calls = all.filter((span) => span.start <= shown[1] && span.start + span.duration >= shown[0]).sort((a, b) => a.start - b.start);
+  const single = calls.length <= MOST_CALLS_DRAWN;
+  const [laneOf, count] = single ? lanes(calls) : [[], 0];
+  const [gap, each, calling] = [22, 84, calls.length ? (single ? Math.min(340, Math.max(44, count * 22)) : 190) : 0];
   const height = calling + panels.length * (each + gap);
-  const y = [{ title: "Calls", low: -0.5, high: count - 0.5, reversed: true, bare: true, from: 0, to: calling / height }];
+  const room = { from: 0, to: calling / height };
+  const y = [single ? { title: "Calls", low: -0.5, high: count - 0.5, reversed: true, bare: true, ...room } : { title: "Calls at once", low: 0, ...room }];
   panels.forEach((title, at) => {
     const from = calling + gap + at * (each + gap);
     y.push({ title, low: 0, ...(title.endsWith("(%)") ? { high: 105 } : {}), from: from / height, to: (from + each) / height });
   });
-  const note = every > 1 ? `One of ${every} calls is drawn. ` : "";
-  $("timeline-note").textContent = `${note}Each bar is a call, in as many lanes as calls ran at once. Click a bar to open its trace; drag to zoom, double-click to show everything.`;
-  const series = [...partSeries(drawn, laneOf), ...metricSeries(panels)];
-  drawChart("chart-timeline", { title: "", x: { title: "", type: "time" }, y, series, legend: true });
+  $("timeline-note").textContent = single
+    ? "Each bar is a call, in as many lanes as calls ran at once. Click a bar to open its trace; drag to zoom, double-click to show everything."
+    : "The height is the number of calls at once. Drag to zoom in until each call is drawn; click to open the longest call that started there.";
+  const range_us = range ? shown : ends(calls);
+  const series = [...(single ? partSeries(calls, laneOf) : stackedSeries(calls, range_us)), ...metricSeries(panels)];
+  drawChart("chart-timeline", { title: "", x: { title: "", type: "time" }, y, series, legend: true, zoomed: (next) => timeline(all, next) });
   const legend = $("chart-timeline").firstChild.offsetHeight;
   $("chart-timeline").style.height = height + legend + 46 + "px";
 }
