@@ -21,7 +21,7 @@ from llamatelemetry.local.store import StoreError, StoreReader
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llamatelemetry.local.records import MetricPoint, SpanRecord
+    from llamatelemetry.local.records import MetricPoint, Run, SpanRecord
 
 _logger = logging.getLogger("llamatelemetry.local")
 
@@ -30,18 +30,18 @@ _IDLE_S: Final = 30
 
 
 class LivePage:
-    """A server of the page of a database, on loopback, that serves from its construction.
+    """A server of the page of a database or of one run, on loopback, that serves from its construction.
 
     Raises:
         ImportError: Jinja2 is not installed.
         OSError: The port is in use.
     """
 
-    def __init__(self, path: Path, *, port: int = 0) -> None:
+    def __init__(self, path: Path, *, port: int = 0, run: Run | None = None) -> None:
         # Fail now instead of in a request if Jinja2 is missing.
         check_installed("An HTML report")
         self._token = secrets.token_urlsafe(24)
-        self._server = _LivePageServer((_HOST, port), _LiveDatabase(path), self._token)
+        self._server = _LivePageServer((_HOST, port), _LiveDatabase(path, run), self._token)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -66,12 +66,14 @@ class LivePage:
 class _LiveDatabase:
     """Incremental reader of a database that is being written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Run | None) -> None:
+        self._run = run
         self._lock = threading.Lock()
         self._reader = StoreReader(path)
         self._spans: list[SpanRecord] = []
         self._points: list[MetricPoint] = []
-        self._summarized_up_to = (0, 0)
+        after = {} if run is None else run.after
+        self._summarized_up_to = (after.get("spans", 0), after.get("points", 0))
 
     def close(self) -> None:
         with self._lock:
@@ -79,7 +81,7 @@ class _LiveDatabase:
 
     def page(self) -> str:
         with self._lock:
-            whole = Recording.of_store(self._reader)
+            whole = Recording.of_store(self._reader, self._run)
             position = self._position()
         return render(whole, live=True, position=position)
 
