@@ -275,6 +275,7 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
             "OTEL_TRACES_EXPORTER": "none",
             "OTEL_SERVICE_NAME": "mine",
             "OTEL_METRIC_EXPORT_INTERVAL": "7",
+            "OTEL_BLRP_SCHEDULE_DELAY": "5",
             "PYTHONPATH": "/mine",
             "NO_PROXY": "example.com",
         },
@@ -285,6 +286,8 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
     assert made == {
         "OTEL_SERVICE_NAME": "mine",
         "OTEL_METRIC_EXPORT_INTERVAL": "7",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_BLRP_SCHEDULE_DELAY": "5",
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "NO_PROXY": "example.com,127.0.0.1",
         "no_proxy": "example.com,127.0.0.1",
@@ -336,7 +339,11 @@ def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path:
         f"llamatelemetry run: nothing is recorded in {other}: No module named 'opentelemetry'. "
         f"Install llamatelemetry there: {other} -m pip install llamatelemetry"
     )
-    assert second.startswith("No telemetry received.")
+    assert second == (
+        f"No telemetry received: the command used another interpreter, {other}, which cannot load "
+        "llamatelemetry (No module named 'opentelemetry'). Install llamatelemetry there, or start the command with the "
+        "Python of llamatelemetry."
+    )
     # The output of a nested interpreter may be read by another program.
     nested = f"import subprocess; subprocess.run([{str(other)!r}, '-c', 'print(1)'])"
     done = run("--no-report", "--", sys.executable, "-c", nested, cwd=tmp_path)

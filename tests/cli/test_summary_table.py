@@ -28,8 +28,3 @@ def test_summary_table_hides_unknown_columns_and_fits_width() -> None:
     assert "11 / 20" not in narrow
     assert "Model: m" in narrow
     assert all(len(line) <= 60 for line in narrow.splitlines())
-
-
-def test_empty_summary_names_next_command() -> None:
-    assert "llamatelemetry doctor" in printed(Summary(), 200)
-    assert "received 3 other spans" in printed(Summary(spans=3), 200)

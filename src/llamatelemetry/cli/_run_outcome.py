@@ -120,8 +120,8 @@ def _reason_without_calls(
     if failed:
         executable, error = failed[0]
         return (
-            f"No telemetry received: the command used another interpreter, {executable}, and there "
-            f"is {error}. Install llamatelemetry there, or start the command with the Python of "
+            f"No telemetry received: the command used another interpreter, {executable}, which "
+            f"cannot load llamatelemetry ({error}). Install llamatelemetry there, or start the command with the Python of "
             "llamatelemetry."
         )
     return f"No telemetry received: {_without_python(arguments)}"
