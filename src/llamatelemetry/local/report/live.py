@@ -15,7 +15,8 @@ from llamatelemetry._html_page import check_installed
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
-from llamatelemetry.local.report.page import render, summary_table
+from llamatelemetry.local.report.page import render
+from llamatelemetry.local.summary_table import summary_table
 from llamatelemetry.local.store import StoreError, StoreReader
 
 if TYPE_CHECKING:

@@ -13,20 +13,14 @@ from llamatelemetry._private_files import make_private_directory, write_private_
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.report.columns import columns, compact
 from llamatelemetry.local.report.parts import MEASURED, explained_times
+from llamatelemetry.local.summary_table import summary_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from llamatelemetry.local.calls import Quantiles, Summary
     from llamatelemetry.local.recording import Recording
     from llamatelemetry.local.records import Run
-
-_UNKNOWN = "\N{EN DASH}"
-_COLUMNS = (
-    *("Operation", "Model", "Calls", "Errors", "Input tokens", "Output tokens", "Queue (ms)"),
-    *("TTFT (ms)", "TPOT (ms)", "Duration (ms)", "Output tokens/s", "Energy (J)"),
-)
 
 
 def write_report(recorded: Recording, path: Path) -> None:
@@ -86,41 +80,3 @@ def _facts(runs: Sequence[Run]) -> Iterator[str]:
             yield f"ran for {(run.ended_ns - run.started_ns) / 1e9:.1f} s"
         if run.exit_status is not None:
             yield f"exit status {run.exit_status}"
-
-
-def summary_table(summary: Summary) -> dict[str, Any]:
-    """Return the table of calls: `columns` and `rows`."""
-    return {"columns": _COLUMNS, "rows": _summary_rows(summary)}
-
-
-def _summary_rows(summary: Summary) -> list[list[Any]]:
-    return [
-        [
-            row.operation,
-            row.model or _UNKNOWN,
-            row.calls,
-            row.errors,
-            _whole(row.input_tokens),
-            _whole(row.output_tokens),
-            *map(_quantiles, (row.queue_ms, row.ttft_ms, row.tpot_ms, row.duration_ms)),
-            _number(row.tokens_per_s.p50 if row.tokens_per_s else None),
-            _number(row.energy_j),
-        ]
-        for row in summary.rows
-    ]
-
-
-def _quantiles(quantiles: Quantiles | None) -> str:
-    if quantiles is None or quantiles.p95 is None:
-        return _number(None if quantiles is None else quantiles.p50)
-    return f"{_number(quantiles.p50)} / {_number(quantiles.p95)}"
-
-
-def _whole(value: int | None) -> str:
-    return _UNKNOWN if value is None else f"{value:,}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return _UNKNOWN
-    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
