@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.local.calls import call_from_span, summarize
+from llamatelemetry.local.calls import summarize
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.report import read_recorded
 from tests.support.children import with_signals
 from tests.support.llama_server import LlamaServer
@@ -81,7 +82,7 @@ def test_report_contains_calls_of_both_gunicorn_workers(
     recorded = read_recorded(tmp_path / "run.db")
     summary = summarize(recorded.spans)
     assert summary.calls == len(workers)
-    by_worker = [span.resource["process.pid"] for span in recorded.spans if call_from_span(span)]
+    by_worker = [call.span.resource["process.pid"] for call in join_calls(recorded.spans)]
     assert sorted(map(str, by_worker)) == sorted(workers)
     assert "Processes: 2" in printed
     page = (tmp_path / "run.html").read_text(encoding="utf-8")

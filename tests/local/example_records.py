@@ -41,6 +41,37 @@ def call(number: int, parent: int | None = None, trace: int = 1, **more: Any) ->
     return span(number, parent, trace, name="chat m", kind=3, attributes=attributes)
 
 
+def latency(**seconds: Any) -> dict[str, Any]:
+    """Return the attributes of an engine's own span, with these `gen_ai.latency.*`."""
+    return {
+        "gen_ai.request.id": "chatcmpl-a1b2",
+        "gen_ai.usage.prompt_tokens": 20,
+        "gen_ai.usage.completion_tokens": 5,
+        **{f"gen_ai.latency.{name}": value for name, value in seconds.items()},
+    }
+
+
+def vllm(
+    number: int = 9,
+    parent: int = 1,
+    trace: int = 1,
+    request_id: str = "chatcmpl-a1b2",
+    **seconds: Any,
+) -> SpanRecord:
+    """Return vLLM's own span of a request: 10 ms queue, 20 ms prefill, 12 ms decode."""
+    known = {
+        "e2e": 0.05,
+        "time_in_queue": 0.01,
+        "time_in_model_prefill": 0.02,
+        "time_in_model_decode": 0.012,
+    }
+    attributes = {**latency(**{**known, **seconds}), "gen_ai.request.id": request_id}
+    scope = "vllm.tracing.otel"
+    return span(
+        number, parent, trace, name="llm_request", kind=2, scope=scope, attributes=attributes
+    )
+
+
 def phase(number: int, name: str, parent: int) -> SpanRecord:
     return span(number, parent, name=name, attributes={"llamatelemetry.phase": name})
 

@@ -2,57 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from tests.support import payloads
 from tests.support.recorder import Recorder
-
-REPLIES = Path(__file__).parents[1] / "support" / "engine_replies" / "vllm"
-
-
-def recorded(name: str) -> dict[str, Any]:
-    return json.loads((REPLIES / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def replay(name: str) -> dict[str, Any]:
-    """Send the recorded request with the openai client, and let it receive the recorded response.
-
-    Returns:
-        `metrics` of the response.
-    """
-    record = recorded(name)
-    request = record["request"]
-    streams = "events" in record
-
-    def respond(_: Any) -> Any:
-        if not streams:
-            return payloads.json_response(record["body"])
-        lines = (line for _, line in record["events"] if line)
-        # A recorded event may have a line with its name before the one with its data.
-        ended = (f"{line}\n\n" if line.startswith("data:") else f"{line}\n" for line in lines)
-        return payloads.stream_response("".join(ended).encode())
-
-    client = payloads.client(respond)
-    resource: Any = client
-    for part in request["path"].removeprefix("/v1/").split("/"):
-        resource = getattr(resource, part)
-    known = {"model", "messages", "prompt", "input", "stream", "n"}
-    body = {name: value for name, value in request["body"].items() if name in known}
-    result = resource.create(**body)
-    if not streams:
-        return record["body"].get("metrics") or {}
-    list(result)
-    chunks = [
-        json.loads(line.removeprefix("data: "))
-        for _, line in record["events"]
-        if line.startswith("data: {")
-    ]
-    found = [chunk.get("response", chunk).get("metrics") for chunk in chunks]
-    return next((each for each in reversed(found) if each), {})
+from tests.support.vllm_replies import recorded, replay
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields
 from typing import Any
 
@@ -15,10 +16,13 @@ def recorded_chat(**known: Any) -> RecordedCall:
     return RecordedCall(**{**unknown, "operation": "chat", "streamed": False, **known})
 
 
+_ids = itertools.count(1)
+
+
 def span(number: int, kind: int = 3, status: int = 0, **attributes: object) -> SpanRecord:
     return SpanRecord(
         trace_id="1" * 32,
-        span_id=f"{number:016x}",
+        span_id=f"{next(_ids):016x}",
         parent_span_id=None,
         name="x",
         kind=kind,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.trace import SpanProcessor
@@ -66,22 +67,21 @@ class CallHistory(SpanProcessor):
             self._pid = os.getpid()
 
     def _read_ended(self) -> None:
-        from llamatelemetry.local.calls import call_from_span
+        from llamatelemetry.local.calls import calls_from_spans
 
-        while self._ended:
-            try:
-                call = call_from_span(self._ended.popleft())
-            except IndexError:  # another thread has taken it
-                return
-            if call is not None:
-                self._calls.append(call)
+        taken: list[SpanRecord] = []
+        with suppress(IndexError):  # none is left, or another thread has taken it
+            while True:
+                taken.append(self._ended.popleft())
+        self._calls.extend(calls_from_spans(taken))
 
 
 def _record_of(span: ReadableSpan, found: Any) -> SpanRecord:
+    context = span.get_span_context()
     return SpanRecord(
-        trace_id="",
-        span_id="",
-        parent_span_id=None,
+        trace_id=f"{context.trace_id:032x}" if context else "",
+        span_id=f"{context.span_id:016x}" if context else "",
+        parent_span_id=f"{span.parent.span_id:016x}" if span.parent else None,
         name=span.name,
         kind=span.kind.value + 1,  # OTLP's number
         start_ns=span.start_time or 0,

@@ -7,22 +7,21 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.local.records import KIND_CLIENT
+from llamatelemetry.local.call_phases import phases_of_call, usage_of
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import INFERENCE_OPERATIONS
+from llamatelemetry.semconv.gpu import GPU_ENERGY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.records import MetricPoint, SpanRecord
 
-# Spans of these operations contain calls. They are not calls themselves, even if they are CLIENT
-# spans of a remote agent or tool.
-_NO_CALLS: Final = frozenset(
-    {"create_agent", "invoke_agent", "invoke_workflow", "execute_tool", "plan"}
-)
 _MIN_VALUES_FOR_P95: Final = 20
 _GPU_UTILIZATION: Final = "hw.gpu.utilization"
+# What vLLM and TensorRT-LLM call a request of any operation.
+_UNKNOWN_OPERATION: Final = "llm_request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +51,45 @@ class RecordedCall:
 
 def calls_from_spans(spans: Iterable[SpanRecord]) -> list[RecordedCall]:
     """Return the calls of models among the spans, without phases, steps and HTTP requests."""
-    return [call for span in spans if (call := call_from_span(span)) is not None]
+    return [recorded_call(call) for call in join_calls(spans)]
 
 
-def call_from_span(span: SpanRecord) -> RecordedCall | None:
-    """Return the call of a model, remote or in process, or `None` for any other span."""
-    found = span.attributes
-    operation = found.get(names.GEN_AI_OPERATION_NAME)
-    if operation is None or operation in _NO_CALLS or names.PHASE in found:
-        return None
-    if span.kind != KIND_CLIENT and operation not in INFERENCE_OPERATIONS:
-        return None
+def recorded_call(call: JoinedCall) -> RecordedCall:
+    """Return a call with the figures of its client. The engine's own spans fill in what is missing."""
+    found = call.attributes
+    phases = phases_of_call(found, call.requests)
+    usage = usage_of(call.requests)
+    cached = _integer(found, names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS)
     return RecordedCall(
-        operation=str(operation),
-        model=_text(found, names.GEN_AI_RESPONSE_MODEL) or _text(found, names.GEN_AI_REQUEST_MODEL),
+        operation=str(found.get(names.GEN_AI_OPERATION_NAME) or _operation_in(call)),
+        model=_text(found, names.GEN_AI_RESPONSE_MODEL)
+        or _text(found, names.GEN_AI_REQUEST_MODEL)
+        or next((request.model for request in call.requests if request.model), None),
         streamed=found.get(names.GEN_AI_REQUEST_STREAM) is True,
-        input_tokens=_integer(found, names.GEN_AI_USAGE_INPUT_TOKENS),
-        cached_tokens=_integer(found, names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS),
-        output_tokens=_integer(found, names.GEN_AI_USAGE_OUTPUT_TOKENS),
-        queue_ms=_number(found, names.QUEUE_DURATION, scale=1000),
-        prefill_ms=_number(found, names.PREFILL_MS),
-        ttft_ms=_ttft_ms(found),
-        tpot_ms=_number(found, names.TPOT_MS),
-        duration_ms=span.duration_ms,
-        error=(_text(found, names.ERROR_TYPE) or "error") if span.failed else None,
+        input_tokens=_known(_integer(found, names.GEN_AI_USAGE_INPUT_TOKENS), usage.input_tokens),
+        cached_tokens=_known(cached, usage.cached_tokens),
+        output_tokens=_known(
+            _integer(found, names.GEN_AI_USAGE_OUTPUT_TOKENS), usage.output_tokens
+        ),
+        queue_ms=phases.queue_ms,
+        prefill_ms=phases.prefill_ms,
+        ttft_ms=phases.ttft_ms,
+        tpot_ms=phases.tpot_ms,
+        duration_ms=call.duration_ms,
+        error=(_text(found, names.ERROR_TYPE) or "error") if call.span.failed else None,
         http_status=_integer(found, names.HTTP_RESPONSE_STATUS_CODE),
-        energy_j=_number(found, "llamatelemetry.gpu.energy"),
+        energy_j=_number(found, GPU_ENERGY),
     )
 
 
-def _ttft_ms(found: Mapping[str, object]) -> float | None:
-    """Return the TTFT if known, else the time to the first chunk, which may hold no token."""
-    known = _number(found, names.TTFT_MS)
-    return known or _number(found, names.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, scale=1000)
+def _operation_in(call: JoinedCall) -> str:
+    """Return the operation of a call that only its engine has recorded."""
+    known = (request.operation for request in call.requests if request.operation)
+    return next(known, _UNKNOWN_OPERATION)
+
+
+def _known(first: int | None, second: int | None) -> int | None:
+    return second if first is None else first
 
 
 def _text(found: Mapping[str, object], name: str) -> str | None:
@@ -97,9 +102,9 @@ def _integer(found: Mapping[str, object], name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _number(found: Mapping[str, object], name: str, scale: float = 1) -> float | None:
+def _number(found: Mapping[str, object], name: str) -> float | None:
     value = found.get(name)
-    return value * scale if isinstance(value, int | float) else None
+    return value if isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,27 +165,38 @@ class Summary:
 
 def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -> Summary:
     """Return the summary of spans and metric data points."""
+    number = 0
+    processes: set[object] = set()
+
+    def count(spans: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
+        nonlocal number
+        for span in spans:
+            number += 1
+            resource = span.resource
+            processes.add(resource.get("service.instance.id", resource.get("process.pid")))
+            yield span
+
+    summary = summarize_calls(calls_from_spans(count(spans)))
+    summary.spans, summary.processes = number, len(processes)
+    loads = [p.value for p in points if p.name == _GPU_UTILIZATION and p.value is not None]
+    summary.gpu_utilization = statistics.fmean(loads) if loads else None
+    return summary
+
+
+def summarize_calls(calls: Iterable[RecordedCall]) -> Summary:
+    """Return the summary of calls. It does not know the number of spans and processes."""
     summary = Summary()
     groups: dict[tuple[str, str | None], list[RecordedCall]] = defaultdict(list)
-    processes: set[object] = set()
-    for span in spans:
-        summary.spans += 1
-        resource = span.resource
-        processes.add(resource.get("service.instance.id", resource.get("process.pid")))
-        call = call_from_span(span)
-        if call is not None:
-            groups[call.operation, call.model].append(call)
-            if call.error is not None:
-                summary.errors[call.error] += 1
-    summary.processes = len(processes)
+    for call in calls:
+        groups[call.operation, call.model].append(call)
+        if call.error is not None:
+            summary.errors[call.error] += 1
     summary.rows = [
         _row(operation, model, calls)
         for (operation, model), calls in sorted(
             groups.items(), key=lambda item: (-len(item[1]), item[0][0], item[0][1] or "")
         )
     ]
-    loads = [p.value for p in points if p.name == _GPU_UTILIZATION and p.value is not None]
-    summary.gpu_utilization = statistics.fmean(loads) if loads else None
     return summary
 
 

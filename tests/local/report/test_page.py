@@ -26,6 +26,7 @@ from tests.local.example_records import (
     gpu,
     sample_recording,
     span,
+    vllm,
 )
 
 
@@ -226,6 +227,28 @@ class TestLivePage:
                 assert more["summary"]["rows"][0][2] == 2  # calls
                 _, text = self.get(page.url, f"{path}data?after=3.1.0")
                 assert json.loads(text)["columns"]["spans"]["id"] == []
+            finally:
+                page.stop()
+
+    def test_spans_of_one_call_that_arrive_at_different_times_stay_one_call(
+        self, tmp_path: Path
+    ) -> None:
+        with Store(tmp_path / "run.db") as store:
+            store.write([vllm(9, parent=1), call(7, trace=2)])
+            page = LivePage(tmp_path / "run.db")
+            try:
+                path = "/" + page.url.split("/", 3)[3]
+                data = data_of(self.get(page.url, path)[1])
+                assert data["spans"]["role"] == [1, 1]
+                untimed = {"gen_ai.ttft_ms": None, "gen_ai.tpot_ms": None}
+                store.write([call(1, **untimed), call(20, trace=9)])
+                more = json.loads(self.get(page.url, f"{path}data?after={data['next']}")[1])
+                rows = more["columns"]["spans"]
+                # The span of the engine is sent again, because it is no longer a call.
+                assert rows["id"] == [f"{number:016x}" for number in (1, 20, 9)]
+                assert rows["role"] == [1, 1, 0]
+                assert rows["call"][0][2:7] == [10, None, 5, 30, 3]
+                assert [row[2] for row in more["summary"]["rows"]] == [3]
             finally:
                 page.stop()
 

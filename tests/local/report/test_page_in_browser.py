@@ -12,6 +12,7 @@ import pytest
 
 from llamatelemetry.local.records import Event, Link, MetricPoint, Run
 from llamatelemetry.local.report import Recording, render
+from llamatelemetry.local.report.columns import columns, compact
 from tests.local.example_records import (
     EVIL,
     START_NS,
@@ -20,6 +21,7 @@ from tests.local.example_records import (
     phase,
     sample_recording,
     span,
+    vllm,
 )
 from tests.local.many_records import many_spans
 from tests.support import browser
@@ -258,7 +260,7 @@ def test_calls_at_once_are_drawn_in_lanes_of_their_own(tmp_path: Path) -> None:
 
 def test_time_of_calls_is_shown_as_parts(tmp_path: Path) -> None:
     more = {
-        "gen_ai.ttft_ms": 20.0, "gen_ai.prefill_ms": 10.0, "gen_ai.decode_ms": 25.0,
+        "gen_ai.request.stream": True, "gen_ai.ttft_ms": 20.0, "gen_ai.prefill_ms": 10.0, "gen_ai.decode_ms": 25.0,
         "llamatelemetry.queue_duration": 0.005,
     }  # fmt: skip
     said = in_browser(
@@ -479,6 +481,24 @@ def test_live_page_without_spans_shows_the_first_ones_when_they_arrive(tmp_path:
     )
     assert said["before"] == [False, "No span has arrived yet. This "]
     assert said["after"] == [True, "Operation Model Calls Errors chat m 1 0"]
+
+
+def test_page_counts_a_call_once_when_the_span_of_its_engine_came_first(tmp_path: Path) -> None:
+    client, engine = call(1), vllm(9, parent=1)
+    later = compact(columns([client, engine]))
+    said = in_browser(
+        tmp_path,
+        render(Recording([engine])),
+        f"""
+        const tokens = () => [...traces.values()].map((whole) => whole.tokens);
+        const calls = () => spans.filter((span) => span.role === 1 && span.call).map((span) => span.id);
+        said.before = [tokens(), calls()];
+        add({later});
+        said.after = [tokens(), calls(), spans.length];
+        """,
+    )
+    assert said["before"] == [[25], [engine.span_id]]
+    assert said["after"] == [[15], [client.span_id], 2]
 
 
 def test_phases_without_a_call_are_drawn(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llamatelemetry._table import html_table
 from llamatelemetry.bench.report.tables import render_markdown
 from llamatelemetry.bench.report.terminal import render_text
 
@@ -27,6 +28,11 @@ class Printable(ABC):
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        table = self._table()
+        return html_table(table.title, table.header, table.rows, notes=table.notes)
 
     def to_markdown(self) -> str:
         """Return the table of `summary()` as Markdown."""

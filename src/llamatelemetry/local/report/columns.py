@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.local.calls import call_from_span
+from llamatelemetry.local.calls import recorded_call
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.records import KIND_CLIENT, KIND_SERVER
 from llamatelemetry.local.report.parts import MEASURED, CallTimes, measured_parts
 from llamatelemetry.local.report.series import series
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from llamatelemetry.local.calls import RecordedCall
+    from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.records import LogRecord, MetricPoint, SpanRecord
 
 # After this many characters of long texts in total, further long texts are truncated.
@@ -65,9 +67,11 @@ class _DistinctValues:
 
 
 def columns(
-    spans: Iterable[SpanRecord],
+    spans: Sequence[SpanRecord],
     points: Iterable[MetricPoint] = (),
     logs: Iterable[LogRecord] = (),
+    *,
+    calls: Sequence[JoinedCall] | None = None,
     times: CallTimes = MEASURED,
 ) -> dict[str, Any]:
     """Return records in columnar form, with times in microseconds.
@@ -75,21 +79,32 @@ def columns(
     - `spans` has one list per column. `trace`, `name`, `scope` and the keys and values in
       `attributes` are indexes into `values`. `resource` is an index into `resources`, `start` is
       the time since `base`. `role` is 1 for a call, 2 to 4 for queue, prefill and decode, 5 for a
-      workflow or agent, 6 for a tool, 7 for an HTTP request, 8 for a server's span, else 0.
+      workflow or agent, 6 for a tool, 7 for an HTTP request, 8 for a server's span, else 0. Of
+      several spans of one call, one has the role and the figures of the call.
     - `call` has the figures of a call; `parts` the parts of its time: name, duration and evidence
       in turn; `why` the sentence about it.
     - `events` and `links` have those of a span by its row.
     - `series` has one time series per metric and device.
+
+    Args:
+        spans: The spans.
+        points: Metric data points.
+        logs: Log records.
+        calls: The calls, if `spans` has only some of their spans.
+        times: Where the time of the calls went.
     """
+    joined = join_calls(spans) if calls is None else calls
+    by_span = {(call.span.trace_id, call.span.span_id): call for call in joined}
     values = _DistinctValues()
     content = _content_by_span(logs)
-    spans = list(spans)
     base = min((span.start_ns for span in spans), default=0) // 1000
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     resources: dict[str, int] = {}
     resource_pairs: list[list[int]] = []
     for span in spans:
-        cells = _cells(span, values, content.get((span.trace_id, span.span_id), {}), times)
+        span_id = (span.trace_id, span.span_id)
+        found = content.get(span_id, {})
+        cells = _cells(span, by_span.get(span_id), values, found, times)
         cells["start"] = _us(span.start_ns) - base
         key = json.dumps(dict(span.resource), sort_keys=True)
         if key not in resources:
@@ -127,10 +142,14 @@ _COLUMNS: Final = (
 
 
 def _cells(
-    span: SpanRecord, values: _DistinctValues, content: Mapping[str, Any], times: CallTimes
+    span: SpanRecord,
+    joined: JoinedCall | None,
+    values: _DistinctValues,
+    content: Mapping[str, Any],
+    times: CallTimes,
 ) -> dict[str, Any]:
-    call = call_from_span(span)
-    time = call and (times.calls.get(span.span_id) or measured_parts(span, call))
+    call = joined and recorded_call(joined)
+    time = joined and (times.calls.get(span.span_id) or measured_parts(joined))
     return {
         "trace": values.index_of(span.trace_id),
         "id": span.span_id,

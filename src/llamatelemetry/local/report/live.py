@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from llamatelemetry._html_page import check_installed
 from llamatelemetry.local.calls import summarize
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
 from llamatelemetry.local.report.page import render
@@ -20,8 +21,10 @@ from llamatelemetry.local.summary_table import summary_table
 from llamatelemetry.local.store import StoreError, StoreReader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.records import MetricPoint, Run, SpanRecord
 
 _logger = logging.getLogger("llamatelemetry.local")
@@ -89,13 +92,13 @@ class _LiveDatabase:
     def changes_after(self, after: tuple[int, int, int]) -> str:
         spans, points, logs = after
         with self._lock:
-            found = columns(
-                list(self._reader.spans(after=spans)),
-                list(self._reader.points(after=points)),
-                list(self._reader.logs(after=logs)),
-            )
+            new = list(self._reader.spans(after=spans))
+            new_points = list(self._reader.points(after=points))
+            new_logs = list(self._reader.logs(after=logs))
             position = self._position()
             table = self._summary()
+            calls = join_calls(self._spans) if new else ()
+        found = columns([*new, *_changed(calls, new)], new_points, new_logs, calls=calls)
         return compact({"columns": found, "next": position, "summary": table})
 
     def _position(self) -> str:
@@ -108,6 +111,16 @@ class _LiveDatabase:
         self._points += self._reader.points(after=points)
         self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
         return summary_table(summarize(self._spans, self._points))
+
+
+def _changed(calls: Iterable[JoinedCall], new: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
+    """Yield the spans of calls that new spans belong to: the engine's arrive at another time."""
+    arrived = {(span.trace_id, span.span_id) for span in new}
+    for call in calls:
+        by_id = {(span.trace_id, span.span_id): span for span in call.spans}
+        known = by_id.keys() - arrived
+        if len(known) < len(by_id):
+            yield from (by_id[each] for each in known)
 
 
 class _LivePageServer(ThreadingHTTPServer):

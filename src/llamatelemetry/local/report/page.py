@@ -46,7 +46,7 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
     summary = summarize(recorded.spans, recorded.points)
     # An explanation needs all calls, so the live page shows what was measured.
     times = MEASURED if live else explained_times(recorded)
-    found = columns(recorded.spans, recorded.points, recorded.logs, times)
+    found = columns(recorded.spans, recorded.points, recorded.logs, times=times)
     data = compact(
         {**found, "titles": times.titles, "summary": summary_table(summary), "next": position}
     )

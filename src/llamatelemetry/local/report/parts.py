@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from llamatelemetry.local.call_phases import phases_of_call
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from llamatelemetry.local.calls import RecordedCall
+    from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.recording import Recording
-    from llamatelemetry.local.records import SpanRecord
 
 # Words for the legend. Those of the other parts come from `why`.
 _TITLES: Final = {
@@ -21,6 +21,7 @@ _TITLES: Final = {
     "decode": "decode",
     "before_first_token": "before the first token, outside the engine",
     "after_first_token": "after the first token, outside the engine",
+    "outside_engine": "outside the engine",
     "unexplained": "not broken down",
 }
 
@@ -63,20 +64,26 @@ def explained_times(recorded: Recording) -> CallTimes:
     return CallTimes(calls, {**_TITLES, **why.PART_TITLES}, found.notes)
 
 
-def measured_parts(span: SpanRecord, call: RecordedCall) -> CallTime:
+def measured_parts(call: JoinedCall) -> CallTime:
     """Return the parts of a call as client and engine measured them.
 
-    `queue`, `prefill` and `decode` come from the engine. What remains is `before_first_token` and
-    `after_first_token` if the client knows the time to the first token, else `unexplained`.
+    `queue`, `prefill` and `decode` come from the engine. A client that streams knows when the first
+    token came, so that what remains is `before_first_token` and `after_first_token`. Otherwise it
+    is `outside_engine`, or `unexplained` if the engine told nothing.
     """
-    found = span.attributes.get(names.DECODE_MS)
-    decode_ms = found if isinstance(found, int | float) else None
-    first_ms = call.ttft_ms
-    known = [("queue", call.queue_ms), ("prefill", call.prefill_ms), ("decode", decode_ms)]
-    if first_ms is not None:
+    phases = phases_of_call(call.attributes, call.requests)
+    known = [
+        ("queue", phases.queue_ms),
+        ("prefill", phases.prefill_ms),
+        ("decode", phases.decode_ms),
+    ]
+    rest = "outside_engine" if any(ms for _, ms in known) else "unexplained"
+    streamed = call.attributes.get(names.GEN_AI_REQUEST_STREAM) is True
+    if streamed and phases.ttft_ms is not None and phases.sources["ttft_ms"] == "client_span":
         # The engine's phases end with the first token, and begin somewhere before it.
-        elsewhere_ms = first_ms - (call.queue_ms or 0) - (call.prefill_ms or 0)
+        elsewhere_ms = phases.ttft_ms - (phases.queue_ms or 0) - (phases.prefill_ms or 0)
         known.insert(1, ("before_first_token", elsewhere_ms))
+        rest = "after_first_token"
     parts: list[tuple[str, float, str]] = []
     remaining_ms = max(0.0, call.duration_ms)
     for name, part_ms in known:
@@ -86,6 +93,5 @@ def measured_parts(span: SpanRecord, call: RecordedCall) -> CallTime:
         if taken_ms:
             parts.append((name, taken_ms, ""))
     if remaining_ms:
-        rest = "unexplained" if first_ms is None else "after_first_token"
         parts.append((rest, remaining_ms, ""))
     return CallTime(parts)

@@ -68,11 +68,9 @@ function sentenceOf(span) {
   return `${titleOf(most.name)}: ${milliseconds(most.us)}, ${percent(most.us, span.duration)} of the call`;
 }
 
-const tokensOf = ({ input, output }) => (input || 0) + (output || 0);
-
 function drawCall(row, span) {
   const { call } = span;
-  const tokens = tokensOf(call) ? `${call.input ?? "–"} → ${call.output ?? "–"} tokens` : "";
+  const tokens = tokensIn(span) ? `${call.input ?? "–"} → ${call.output ?? "–"} tokens` : "";
   row.classList.toggle("failed", span.failed);
   const place = (item, column, line) => {
     item.style.gridArea = `${line} / ${column}`;
@@ -91,7 +89,7 @@ let longest = 1;
 const CALL_ORDERS = {
   slowest: (a, b) => b.duration - a.duration,
   oldest: (a, b) => a.start - b.start,
-  tokens: (a, b) => tokensOf(b.call) - tokensOf(a.call),
+  tokens: (a, b) => tokensIn(b) - tokensIn(a),
 };
 
 function figures(calls) {

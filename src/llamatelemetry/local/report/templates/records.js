@@ -35,7 +35,15 @@ let titles = {};
 function add(chunk) {
   for (let row = 0; row < chunk.spans.id.length; row++) {
     const span = spanOf(chunk, row);
-    if (byId.has(span.trace + span.id)) continue;
+    const known = byId.get(span.trace + span.id);
+    if (known) {
+      // Another span of the same call has arrived.
+      const whole = traces.get(span.trace);
+      whole.tokens += tokensIn(span) - tokensIn(known);
+      whole.calls += Number(Boolean(span.call)) - Number(Boolean(known.call));
+      Object.assign(known, { call: span.call, role: span.role, parts: span.parts });
+      continue;
+    }
     byId.set(span.trace + span.id, span);
     spans.push(span);
     addToTrace(span);
@@ -85,6 +93,8 @@ function spanOf(chunk, row) {
   };
 }
 
+const tokensIn = ({ call }) => (call ? (call.input || 0) + (call.output || 0) : 0);
+
 function addToTrace(span) {
   let whole = traces.get(span.trace);
   if (!whole) {
@@ -96,7 +106,7 @@ function addToTrace(span) {
   whole.end = Math.max(whole.end, span.start + span.duration);
   whole.failed = whole.failed || span.failed;
   whole.calls += span.call ? 1 : 0;
-  if (span.call) whole.tokens += (span.call.input || 0) + (span.call.output || 0);
+  whole.tokens += tokensIn(span);
   whole.text = undefined;
 }
 
