@@ -165,7 +165,7 @@ def test_database_and_forwarded_lines_count_each_span_once(tmp_path: Path) -> No
 def test_page_shows_one_call_for_several_spans() -> None:
     spans = [call(1), vllm(parent=1), vllm(8, 77, trace=2)]
     rows = columns(spans)["spans"]
-    assert rows["role"] == [1, 0, 1]
+    assert rows["role"] == [1, 8, 1]
     assert [cells and cells[2:4] for cells in rows["call"]] == [[10, 5], None, [20, 5]]
     page = re.sub(r"\s+", "", render(Recording(spans=spans)))
     assert "<td>chat</td><td>m</td><td>1</td><td>0</td><td>10</td><td>5</td><td>10</td>" in page

@@ -246,7 +246,7 @@ class TestLivePage:
                 rows = more["columns"]["spans"]
                 # The span of the engine is sent again, because it is no longer a call.
                 assert rows["id"] == [f"{number:016x}" for number in (1, 20, 9)]
-                assert rows["role"] == [1, 1, 0]
+                assert rows["role"] == [1, 1, 8]
                 assert rows["call"][0][2:7] == [10, None, 5, 30, 3]
                 assert [row[2] for row in more["summary"]["rows"]] == [3]
             finally:

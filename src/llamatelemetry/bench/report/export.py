@@ -55,10 +55,7 @@ class Exportable(Printable):
         Raises:
             ImportError: Jinja2 is not installed.
         """
-        page = self._page()
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8", errors="replace")
-        return page
+        return write_page(self._page(), path)
 
     def save(self, path: str | Path) -> Path:
         """Write a file and return its path. The suffix selects the format.
@@ -73,3 +70,9 @@ class Exportable(Printable):
 
     def _formats(self) -> dict[str, Callable[[], str]]:
         return {".md": self.to_markdown, ".html": self.to_html}
+
+
+def write_page(page: str, path: str | Path | None) -> str:
+    if path is not None:
+        Path(path).write_text(page, encoding="utf-8", errors="replace")
+    return page
