@@ -341,8 +341,8 @@ def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path:
     )
     assert second == (
         f"No telemetry received: the command used another interpreter, {other}, which cannot load "
-        "llamatelemetry (No module named 'opentelemetry'). Install llamatelemetry there, or start the command with the "
-        "Python of llamatelemetry."
+        "llamatelemetry (No module named 'opentelemetry'). Install it there, or start the command "
+        f"with {sys.executable}."
     )
     # The output of a nested interpreter may be read by another program.
     nested = f"import subprocess; subprocess.run([{str(other)!r}, '-c', 'print(1)'])"

@@ -15,11 +15,13 @@ _MS = 1_000_000
 
 def many_spans(count: int, *, at_once: int = 4) -> list[SpanRecord]:
     """Return so many spans: streamed calls with an HTTP request and three phases each."""
-    chance = random.Random(count)  # noqa: S311 - no secret
+    chance = random.Random(count)
     made: list[SpanRecord] = []
     number = 0
     while len(made) < count:
-        made += _call(chance, START_NS + (number // at_once) * 900 * _MS + number % at_once * 7 * _MS)
+        made += _call(
+            chance, START_NS + (number // at_once) * 900 * _MS + number % at_once * 7 * _MS
+        )
         number += 1
     return made[:count]
 

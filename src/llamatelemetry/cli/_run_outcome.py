@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -121,8 +122,8 @@ def _reason_without_calls(
         executable, error = failed[0]
         return (
             f"No telemetry received: the command used another interpreter, {executable}, which "
-            f"cannot load llamatelemetry ({error}). Install llamatelemetry there, or start the command with the Python of "
-            "llamatelemetry."
+            f"cannot load llamatelemetry ({error}). Install it there, or start the command with "
+            f"{sys.executable}."
         )
     return f"No telemetry received: {_without_python(arguments)}"
 

@@ -64,6 +64,7 @@ def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
 
 def print_summary(console: Console, summary: Summary) -> None:
     """Print one row for each operation and model. Columns without any known value are hidden."""
+
     def create(layout: tuple[bool, bool, bool], gap: int) -> Table:
         short, model, pairs = layout
         columns = _summary_columns(model=model, pairs=pairs)

@@ -67,7 +67,9 @@ def run_command(arguments: Sequence[str], options: RunOptions) -> int:
     except (OSError, StoreError, MissingPackageError) as error:
         _print(console, f"error: {error}", "red")
         return _USAGE
-    with tempfile.TemporaryDirectory(prefix="llamatelemetry-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="llamatelemetry-", ignore_cleanup_errors=True
+    ) as folder:
         try:
             command = Command(
                 arguments, telemetry_environment(os.environ, receiver.url, Path(folder))

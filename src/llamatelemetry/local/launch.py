@@ -54,8 +54,8 @@ def telemetry_environment(
     """Return an environment that makes Python processes send their telemetry to an endpoint.
 
     In the directory `processes`, each Python process that was reached leaves a file
-    (`started_processes`). A start-up module in `PYTHONPATH` does what `opentelemetry-instrument` does. Other destinations
-    are removed. All other telemetry settings of the user stay.
+    (`started_processes`). A start-up module in `PYTHONPATH` does what `opentelemetry-instrument`
+    does. Other destinations are removed. All other telemetry settings of the user stay.
     """
     removed = {
         f"OTEL_EXPORTER_OTLP_{signal_name}{option}"

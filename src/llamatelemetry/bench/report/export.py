@@ -73,6 +73,7 @@ class Exportable(Printable):
 
 
 def write_page(page: str, path: str | Path | None) -> str:
+    """Write a page to `path` if given, and return it."""
     if path is not None:
         Path(path).write_text(page, encoding="utf-8", errors="replace")
     return page

@@ -32,7 +32,7 @@ def results_page(results: BenchmarkResults, comparison: Comparison | None = None
     heading = f"Benchmark of {results.model or 'a model'}"
     table, plots = results_table(results), results_plots(results)
     compared = None if comparison is None else comparison_table(comparison)
-    return _render(heading, table, plots, results, results.requests, compared)
+    return _render(heading, table, plots, results, results.requests, comparison=compared)
 
 
 def sweep_page(sweep: SweepResults) -> str:
@@ -68,6 +68,7 @@ def _render(
     plots: Sequence[Plot],
     results: BenchmarkResults,
     requests: Sequence[RequestRecord],
+    *,
     comparison: Table | None = None,
 ) -> str:
     conditions = {**results.fingerprint, **results.settings, **results.environment}

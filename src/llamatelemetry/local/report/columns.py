@@ -126,7 +126,9 @@ def columns(
             if span.events
         },
         "links": {
-            row: [[link.trace_id, link.span_id, values.pairs(link.attributes)] for link in span.links]
+            row: [
+                [link.trace_id, link.span_id, values.pairs(link.attributes)] for link in span.links
+            ]
             for row, span in enumerate(spans)
             if span.links
         },

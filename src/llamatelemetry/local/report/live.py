@@ -17,8 +17,8 @@ from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
 from llamatelemetry.local.report.page import render
-from llamatelemetry.local.summary_table import summary_table
 from llamatelemetry.local.store import StoreError, StoreReader
+from llamatelemetry.local.summary_table import summary_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,7 +6,7 @@ import base64
 import gzip
 import shlex
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamatelemetry._html_page import fill_page
 from llamatelemetry._private_files import make_private_directory, write_private_text
@@ -56,7 +56,10 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
         feature="An HTML report",
         data=base64.b64encode(gzip.compress(data.encode(errors="replace"), 9)).decode(),
         title=_title(recorded.runs),
-        facts=[*_facts(recorded.runs), *([", ".join(recorded.sources)] if recorded.sources else [])],
+        facts=[
+            *_facts(recorded.runs),
+            *([", ".join(recorded.sources)] if recorded.sources else []),
+        ],
         spans=len(recorded.spans),
         notes=times.notes,
         errors=summary.errors.most_common(),

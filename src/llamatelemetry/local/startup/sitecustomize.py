@@ -36,8 +36,8 @@ def _report(error):
         try:
             with open(os.path.join(folder, str(os.getpid())), "w") as file:
                 file.write(sys.executable + "\n" + error)
-        except Exception:
-            pass  # `run` has ended
+        except OSError:  # `run` has ended
+            return
 
 
 def _initialize():

@@ -35,7 +35,10 @@ def _facts(span: ReadableSpan, found: Mapping[str, Any]) -> Iterator[str]:
     if span.status.status_code is StatusCode.ERROR:
         reasons = (found.get(names.ERROR_TYPE), span.status.description)
         yield "ERROR " + ": ".join(str(each) for each in reasons if each)
-    tokens = [found.get(names.GEN_AI_USAGE_INPUT_TOKENS), found.get(names.GEN_AI_USAGE_OUTPUT_TOKENS)]
+    tokens = [
+        found.get(names.GEN_AI_USAGE_INPUT_TOKENS),
+        found.get(names.GEN_AI_USAGE_OUTPUT_TOKENS),
+    ]
     if any(each is not None for each in tokens):
         given, made = ("?" if each is None else each for each in tokens)
         yield f"{given} -> {made} tokens"

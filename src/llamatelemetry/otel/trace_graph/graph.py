@@ -11,8 +11,8 @@ import weakref
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from llamatelemetry._table import html_table
 from llamatelemetry._optional import required_by
+from llamatelemetry._table import html_table
 from llamatelemetry._terminal import printable
 
 if TYPE_CHECKING:
@@ -152,9 +152,7 @@ class TraceGraph:
 
         header = ("Count", "Errors", "Mean (ms)")
         nodes = [[node.kind, node.name, *figures(node.stats)] for node in self.nodes]
-        edges = [
-            [edge.source, edge.kind, edge.target, *figures(edge.stats)] for edge in self.edges
-        ]
+        edges = [[edge.source, edge.kind, edge.target, *figures(edge.stats)] for edge in self.edges]
         return html_table("Nodes", ("Kind", "Name", *header), nodes, texts=2) + html_table(
             "Edges", ("From", "Relation", "To", *header), edges, texts=3
         )
