@@ -16,6 +16,7 @@ from tests.local.example_records import (
     call,
     gpu,
     sample_recording,
+    span,
 )
 from tests.local.many_records import many_spans
 from tests.local.report_in_browser import in_browser
