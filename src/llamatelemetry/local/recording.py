@@ -39,7 +39,7 @@ class Recording:
     @classmethod
     def of_store(cls, reader: StoreReader, run: Run | None = None) -> Self:
         """Read all records of a database, or those since the start of a run."""
-        after = {} if run is None else run.after
+        after: Mapping[str, int] = {} if run is None else run.after
         return cls(
             list(reader.spans(after=after.get("spans", 0))),
             list(reader.points(after=after.get("points", 0))),

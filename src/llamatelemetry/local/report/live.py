@@ -21,7 +21,7 @@ from llamatelemetry.local.store import StoreError, StoreReader
 from llamatelemetry.local.summary_table import summary_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from llamatelemetry.local.joined_calls import JoinedCall
@@ -76,7 +76,7 @@ class _LiveDatabase:
         self._reader = StoreReader(path)
         self._spans: list[SpanRecord] = []
         self._points: list[MetricPoint] = []
-        after = {} if run is None else run.after
+        after: Mapping[str, int] = {} if run is None else run.after
         self._summarized_up_to = (after.get("spans", 0), after.get("points", 0))
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ def _start():
     os.environ["PYTHONPATH"] = os.pathsep.join(each for each in path if each != here)
     try:
         _initialize()
-        _report("")
+        _report()
     except Exception as error:
         _report(str(error))
         # Other programs read the output of nested processes, so only the command itself reports.
@@ -29,7 +29,7 @@ def _start():
         os.environ["PYTHONPATH"] = os.pathsep.join(path)
 
 
-def _report(error):
+def _report(error=""):  # pyright: ignore[reportMissingParameterType]
     """Leave a file that says that this process was reached: its interpreter, and what failed."""
     folder = os.environ.get("_LLAMATELEMETRY_RUN_PROCESSES")
     if folder:

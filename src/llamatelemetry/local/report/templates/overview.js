@@ -41,7 +41,7 @@ function timeBar(box, parts, scale) {
   return box;
 }
 
-function allTime(calls) {
+function totalTime(calls) {
   const sums = new Map();
   for (const span of calls) for (const { name, us } of span.parts()) sums.set(name, (sums.get(name) || 0) + us);
   const order = Object.keys(titles);
@@ -141,7 +141,7 @@ function overview(summary) {
   const calls = spans.filter((span) => span.call);
   for (const id of ["time-title", "summary-title", "latency-title"]) $(id).parentElement.hidden = !calls.length;
   figures(calls);
-  allTime(calls);
+  totalTime(calls);
   longest = calls.reduce((most, span) => Math.max(most, span.duration), 1);
   callList.set(calls.sort(CALL_ORDERS[$("calls-order").value]), true);
   table(summary.columns, summary.rows);
