@@ -178,7 +178,9 @@ FITS = """
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("count", [0, 1, 30])
-def test_nothing_is_cut_or_overlaps_at_400_pixels(tmp_path: Path, count: int, dark: bool) -> None:
+def test_page_fits_into_400_pixels_without_cut_or_overlapping_text(
+    tmp_path: Path, count: int, dark: bool
+) -> None:
     agent = [span(1, name="invoke_workflow customer_support"), call(2, 1)] if count else []
     said = in_browser(
         tmp_path,
