@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 # Words for the legend. Those of the other parts come from `why`.
 _TITLES: Final = {
     "queue": "queue",
+    "before_first_token": "before the first token, outside the engine",
     "prefill": "prefill",
     "decode": "decode",
-    "before_first_token": "before the first token, outside the engine",
     "after_first_token": "after the first token, outside the engine",
     "outside_engine": "outside the engine",
     "unexplained": "not broken down",
@@ -61,7 +61,9 @@ def explained_times(recorded: Recording) -> CallTimes:
         )
         for call in found.calls
     }
-    return CallTimes(calls, {**_TITLES, **why.PART_TITLES}, found.notes)
+    # The legends have the order of the words: that of `why`, which is the order of time.
+    others = {name: title for name, title in _TITLES.items() if name not in why.PART_TITLES}
+    return CallTimes(calls, {**why.PART_TITLES, **others}, found.notes)
 
 
 def measured_parts(call: JoinedCall) -> CallTime:
