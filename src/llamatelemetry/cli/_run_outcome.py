@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -141,7 +142,7 @@ def _without_python(arguments: Sequence[str]) -> str:
     for option in options:
         if not option.startswith("-") or option in {"-c", "-m", "-"}:
             break
-        if not option.startswith("--") and set(option) & set(_ISOLATING):
+        if not option.startswith(("--", "-W", "-X")) and set(option) & set(_ISOLATING):
             return (
                 f"{name} ran with {option}, which ignores the start-up module of `run`. Leave it "
                 "out, or call llamatelemetry.init() in the program."
@@ -152,11 +153,12 @@ def _without_python(arguments: Sequence[str]) -> str:
 def _interpreter_of(arguments: Sequence[str]) -> list[str]:
     """Return the command, or that of the first line of a script."""
     path = shutil.which(arguments[0])
-    if path is not None:
-        with Path(path).open("rb") as file:
-            line = file.readline(500)
-        if line.startswith(b"#!"):
-            words = line[2:].decode(errors="replace").split()
-            words = words[1:] if words and Path(words[0]).name == "env" else words
-            return [word for word in words if word != "-S"] or list(arguments)
+    line = b""
+    # A program need not be readable.
+    with suppress(OSError), Path(path or "").open("rb") as file:
+        line = file.readline(500)
+    if line.startswith(b"#!"):
+        words = line[2:].decode(errors="replace").split()
+        words = words[1:] if words and Path(words[0]).name == "env" else words
+        return [word for word in words if word != "-S"] or list(arguments)
     return list(arguments)
