@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llamatelemetry.local.report import Recording, render
 from tests.support import browser
 
 HELPERS = """
@@ -17,6 +18,12 @@ HELPERS = """
   const shown = (id) => $(id).offsetParent !== null;
   %s
 """
+
+
+def live_page(recorded: Recording) -> str:
+    """Return the live page of a recording, which shows the times as they were measured."""
+    page = render(recorded, live=True, position="0.0.0")
+    return page.replace("if (LIVE) poll", "if (false) poll")
 
 
 def in_browser(tmp_path: Path, page: str, script: str, **how: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tests.local.example_records import (
     span,
 )
 from tests.local.many_records import many_spans
-from tests.local.report_in_browser import in_browser
+from tests.local.report_in_browser import in_browser, live_page
 from tests.support import browser
 
 pytestmark = browser.MARKS
@@ -78,7 +78,7 @@ def test_calls_at_once_are_drawn_in_lanes_of_their_own(tmp_path: Path) -> None:
 
     said = in_browser(
         tmp_path,
-        render(Recording([at(1, 0, 100), at(2, 50, 150), at(3, 100, 200), at(4, 60, 70)])),
+        live_page(Recording([at(1, 0, 100), at(2, 50, 150), at(3, 100, 200), at(4, 60, 70)])),
         """
         said.lanes = lanes(spans.sort((a, b) => a.start - b.start))[0];
         const [part] = partSeries(spans, said.lanes);
@@ -97,7 +97,7 @@ def test_time_of_calls_is_shown_as_parts(tmp_path: Path) -> None:
     }  # fmt: skip
     said = in_browser(
         tmp_path,
-        render(Recording([call(1, **more)])),
+        live_page(Recording([call(1, **more)])),
         """
         said.all = $("all-time").getAttribute("aria-label");
         said.one = texts("calls")[0];
@@ -210,7 +210,7 @@ def test_small_run_stays_below_400_kb() -> None:
 
 @pytest.mark.parametrize("count", [5_000, 100_000])
 def test_page_opens_with_many_spans(tmp_path: Path, count: int) -> None:
-    page = render(Recording(many_spans(count)))
+    page = live_page(Recording(many_spans(count)))
     assert len(page.encode()) < 20_000_000
     said = in_browser(
         tmp_path,

@@ -19,7 +19,7 @@ from tests.local.example_records import (
     span,
     vllm,
 )
-from tests.local.report_in_browser import in_browser
+from tests.local.report_in_browser import in_browser, live_page
 from tests.support import browser
 
 pytestmark = browser.MARKS
@@ -245,11 +245,10 @@ def test_page_with_one_span_that_is_no_call_shows_its_trace(tmp_path: Path) -> N
 
 
 def test_live_page_without_spans_shows_the_first_ones_when_they_arrive(tmp_path: Path) -> None:
-    page = render(Recording(), live=True, position="0.0.0")
     one = compact(columns([call(1)]))
     said = in_browser(
         tmp_path,
-        page.replace("if (LIVE) poll", "if (false) poll"),
+        live_page(Recording()),
         f"""
         const text = document.querySelector(".nothing").innerText;
         said.before = [shown("time-title"), text.slice(0, 24)];
