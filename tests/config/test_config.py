@@ -148,6 +148,9 @@ CASES = {
         ),
     ),
     "llamacpp_props": Case(False, True, False, ("LLAMATELEMETRY_LLAMACPP_PROPS", "true", True)),
+    "engine_latency_names": Case(
+        False, True, False, ("LLAMATELEMETRY_ENGINE_LATENCY_NAMES", "true", True)
+    ),
     "flush_on_signal": Case(True, False, True, ("LLAMATELEMETRY_FLUSH_ON_SIGNAL", "false", False)),
     "log_level": Case("WARNING", "DEBUG", "INFO", ("LLAMATELEMETRY_LOG_LEVEL", "error", "ERROR")),
     "span_processors": Case((), (FIRST,), (SECOND,)),

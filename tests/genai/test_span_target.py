@@ -263,6 +263,15 @@ def test_chunk_metrics_are_recorded_for_openinference_spans_only(
     assert intervals.count == 2
 
 
+def test_external_span_gets_latency_names_on_request(recorder, other_tracer):
+    config = LlamaTelemetryConfig(engine_latency_names=True)
+    instrumenter = Instrumenter(SCOPE, VERSION, config=config, **recorder.providers)
+    with other_tracer.start_as_current_span("external", kind=CLIENT, attributes=SMOL):
+        make_call(instrumenter, chat_response(timings=TIMINGS))
+    external = recorder.spans()[-1].attributes
+    assert external["gen_ai.latency.time_in_model_decode"] == 0.04
+
+
 def test_external_span_gets_no_phase_spans_when_disabled(recorder, other_tracer):
     config = LlamaTelemetryConfig(phase_spans=False)
     instrumenter = Instrumenter(SCOPE, VERSION, config=config, **recorder.providers)

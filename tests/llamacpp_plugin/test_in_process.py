@@ -55,6 +55,23 @@ def check_phases(recorder: Recorder, span: ReadableSpan, names: set[str]) -> Non
         assert point.attributes["gen_ai.provider.name"] == "llama_cpp"
 
 
+def test_latency_names_have_what_the_engine_reports(
+    instrument: Callable[..., Recorder], server: Any
+) -> None:
+    recorder = instrument(engine_latency_names=True)
+    server.handle_chat_completions(CHAT)
+    found = only(recorder).attributes
+    latencies = {name: value for name, value in found.items() if "gen_ai.latency." in name}
+    prefill_s, decode_s = found["gen_ai.prefill_ms"] / 1000, found["gen_ai.decode_ms"] / 1000
+    assert latencies == pytest.approx(
+        {
+            "gen_ai.latency.time_in_model_prefill": prefill_s,
+            "gen_ai.latency.time_in_model_decode": decode_s,
+            "gen_ai.latency.time_in_model_inference": prefill_s + decode_s,
+        }
+    )
+
+
 def as_dict(body: dict[str, Any]) -> Any:
     return body
 

@@ -137,6 +137,29 @@ def test_suppressed_instrumentation_records_nothing(instrumented: Recorder) -> N
     assert instrumented.metrics() == {}
 
 
+@pytest.mark.parametrize("choices", [1, 2])
+def test_latency_names_have_what_llama_cpp_reports(
+    instrument: Callable[..., Recorder], choices: int
+) -> None:
+    recorder = instrument(engine_latency_names=True)
+    timings = {"prompt_n": 3, "prompt_ms": 20.0, "predicted_n": 2, "predicted_ms": 40.0}
+    reply = httpx.Response(
+        200, json=payloads.chat(timings=timings), headers={"Server": "llama.cpp"}
+    )
+    with httpx.Client(transport=httpx.MockTransport(lambda _: reply)) as client:
+        client.post(URL, json={**BODY, "n": choices})
+    found = recorder.call().attributes or {}
+    latencies = {name: value for name, value in found.items() if "gen_ai.latency." in name}
+    assert found["gen_ai.prefill_ms"] == 20.0
+    # The queue is the client's measurement. Of several choices, the figures are those of the first.
+    expected = {
+        "gen_ai.latency.time_in_model_prefill": 0.02,
+        "gen_ai.latency.time_in_model_decode": 0.04,
+        "gen_ai.latency.time_in_model_inference": 0.06,
+    }
+    assert latencies == (pytest.approx(expected) if choices == 1 else {})
+
+
 class BrokenSampler(Sampler):
     """A configured sampler that raises."""
 

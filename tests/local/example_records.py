@@ -53,7 +53,7 @@ def latency(**seconds: Any) -> dict[str, Any]:
 
 def vllm(
     number: int = 9,
-    parent: int = 1,
+    parent: int | None = 1,
     trace: int = 1,
     request_id: str = "chatcmpl-a1b2",
     **seconds: Any,
@@ -122,3 +122,30 @@ def numbered(number: int, padding: int = 0) -> SpanRecord:
         end_ns=number + 1,
         attributes={"padding": "x" * padding},
     )
+
+
+def otlp_json(spans: list[SpanRecord]) -> str:
+    """Return an export request in OTLP's JSON."""
+    types = {str: "stringValue", int: "intValue", float: "doubleValue"}
+    scopes = [
+        {
+            "scope": {"name": each.scope},
+            "spans": [
+                {
+                    "traceId": each.trace_id,
+                    "spanId": each.span_id,
+                    "parentSpanId": each.parent_span_id or "",
+                    "name": each.name,
+                    "kind": each.kind,
+                    "startTimeUnixNano": str(each.start_ns),
+                    "endTimeUnixNano": str(each.end_ns),
+                    "attributes": [
+                        {"key": name, "value": {types[type(value)]: value}}
+                        for name, value in each.attributes.items()
+                    ],
+                }
+            ],
+        }
+        for each in spans
+    ]
+    return json.dumps({"resourceSpans": [{"scopeSpans": scopes}]})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llamatelemetry.local.calls import calls_from_spans, summarize
 from llamatelemetry.local.joined_calls import join_calls
@@ -16,7 +17,7 @@ from llamatelemetry.local.records import SpanRecord
 from llamatelemetry.local.report.columns import columns
 from llamatelemetry.local.store import Store
 from llamatelemetry.local.summary_table import summary_table
-from tests.local.example_records import call, span, vllm
+from tests.local.example_records import call, otlp_json, span, vllm
 
 
 def server(number: int, parent: int | None, trace: int = 1, **attributes: Any) -> SpanRecord:
@@ -29,33 +30,6 @@ def totals(*spans: SpanRecord) -> tuple[int, int, int | None, int | None]:
     (row,) = summarize(spans).rows
     assert summarize(reversed(spans)).rows == [row]
     return row.calls, row.errors, row.input_tokens, row.output_tokens
-
-
-def otlp_json(spans: list[SpanRecord]) -> str:
-    """Return an export request as the OpenTelemetry Collector's file exporter writes it."""
-    types = {str: "stringValue", int: "intValue", float: "doubleValue"}
-    scopes = [
-        {
-            "scope": {"name": each.scope},
-            "spans": [
-                {
-                    "traceId": each.trace_id,
-                    "spanId": each.span_id,
-                    "parentSpanId": each.parent_span_id or "",
-                    "name": each.name,
-                    "kind": each.kind,
-                    "startTimeUnixNano": str(each.start_ns),
-                    "endTimeUnixNano": str(each.end_ns),
-                    "attributes": [
-                        {"key": name, "value": {types[type(value)]: value}}
-                        for name, value in each.attributes.items()
-                    ],
-                }
-            ],
-        }
-        for each in spans
-    ]
-    return json.dumps({"resourceSpans": [{"scopeSpans": scopes}]})
 
 
 def failed(of: SpanRecord) -> SpanRecord:
@@ -80,8 +54,29 @@ def failed(of: SpanRecord) -> SpanRecord:
         ),
         pytest.param([call(1), span(2, 1, kind=2), call(3, 2), vllm(parent=3)], id="proxy"),
         pytest.param([call(1), server(2, 1), call(3, 2), vllm(parent=3)], id="recorded proxy"),
+        pytest.param(
+            [
+                call(1, **{"gen_ai.response.id": "chatcmpl-a1b2"}),
+                call(
+                    3, 1, **{"gen_ai.response.id": "chatcmpl-a1b2", "gen_ai.usage.input_tokens": 9}
+                ),
+                vllm(parent=77, trace=2),
+            ],
+            id="recorded proxy that counts other tokens",
+        ),
         pytest.param([call(1), call(1)], id="exported twice"),
         pytest.param([call(1), vllm(parent=77)], id="engine, below a span that is missing"),
+        pytest.param(
+            [call(1, **{"gen_ai.response.id": "chatcmpl-a1b2"}), vllm(parent=77, trace=2)],
+            id="engine, in another trace",
+        ),
+        pytest.param(
+            [
+                call(1, **{"gen_ai.response.id": "cmpl-a1b2"}),
+                *(vllm(n, 77, 3 + n, request_id=f"cmpl-a1b2-{n}") for n in (0, 1)),
+            ],
+            id="engine, two prompts in other traces",
+        ),
         pytest.param([call(1), server(2, 77)], id="server, below a span that is missing"),
     ],
 )
@@ -95,6 +90,14 @@ def test_call_is_counted_once(spans: list[SpanRecord]) -> None:
         pytest.param([call(1), call(2, trace=2)], id="of two traces"),
         pytest.param([span(5), call(1, 5), call(2, 5)], id="beside one another"),
         pytest.param([call(1), server(2, None, trace=2)], id="one without a client"),
+        pytest.param(
+            [replace(each, scope="opentelemetry-otlp") for each in (call(1), call(2))],
+            id="of programs with the scope of an engine",
+        ),
+        pytest.param(
+            [call(1, **{"gen_ai.response.id": "mine"}), call(2, **{"gen_ai.response.id": "mine"})],
+            id="with an identifier that the client chose",
+        ),
     ],
 )
 def test_other_calls_are_counted(spans: list[SpanRecord]) -> None:
@@ -137,7 +140,29 @@ def test_span_with_unknown_parent_is_no_call_if_it_may_belong_to_one_of_several(
 def test_spans_whose_parents_form_a_circle_are_read() -> None:
     circle = [span(2, 3), span(3, 2), vllm(parent=2)]
     assert [each.duration_ms for each in calls_from_spans(circle)] == [50.0]
-    assert len(calls_from_spans([call(1, 1), call(2, 3), call(3, 2)])) in {2, 3}
+    assert len(calls_from_spans([call(1, 1), call(2, 3), call(3, 2)])) == 2
+    # A server without known parent, around which only a call is open that is below it.
+    around = [server(1, 77), replace(call(2, 1), start_ns=server(1, 77).start_ns)]
+    assert len(calls_from_spans(around)) == 1
+
+
+numbers = st.integers(1, 6)
+any_span = st.builds(
+    lambda make, number, parent, trace: make(number, parent, trace),
+    st.sampled_from([call, server, vllm, span]),
+    numbers,
+    st.none() | numbers,
+    st.integers(1, 2),
+)
+
+
+@given(st.lists(any_span, max_size=12))
+def test_each_span_belongs_to_one_call_at_most(spans: list[SpanRecord]) -> None:
+    first = {(each.trace_id, each.span_id): each for each in reversed(spans)}
+    found = [each for joined in join_calls(spans) for each in joined.spans]
+    assert len({id(each) for each in found}) == len(found)
+    calls = [each for each in first.values() if "gen_ai.operation.name" in each.attributes]
+    assert all(any(each is one for one in found) for each in calls)
 
 
 def test_request_without_client_has_duration_and_error_of_its_span() -> None:

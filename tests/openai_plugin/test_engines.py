@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import pytest
 
 from tests.support import payloads
 from tests.support.recorder import Recorder
-from tests.support.vllm_replies import recorded, replay
+from tests.support.vllm_replies import recorded, replay, spans_of_reply
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,46 @@ def test_phases_equal_the_figures_of_the_response(instrumented: Recorder, name: 
     )
     assert set(instrumented.phases(span)) == {"queue", "prefill", "decode"}
     assert len(instrumented.points("gen_ai.server.request.duration")) == 1
+
+
+LATENCY = "gen_ai.latency."
+
+
+def latencies(attributes: Mapping[str, Any] | None) -> dict[str, float]:
+    return {
+        name.removeprefix(LATENCY): value
+        for name, value in (attributes or {}).items()
+        if name.startswith(LATENCY)
+    }
+
+
+@pytest.mark.parametrize("name", ["chat_plain", "chat_stream_usage", "responses_plain"])
+def test_latency_names_have_the_values_of_the_span_of_vllm(
+    instrument: Callable[..., None], recorder: Recorder, name: str
+) -> None:
+    instrument(engine_latency_names=True)
+    replay(name)
+    found = latencies(recorder.call().attributes)
+    (own,) = spans_of_reply(name)
+    # These two begin before the request is queued. The response does not contain them.
+    of_api_server = {"time_to_first_token", "e2e"}
+    expected = {k: v for k, v in latencies(own.attributes).items() if k not in of_api_server}
+    assert found == pytest.approx(expected)
+    assert all(isinstance(value, float) for value in found.values())
+
+
+@pytest.mark.parametrize("name", ["chat_n2", "default_chat_plain", "chat_stream_plain"])
+def test_response_without_figures_has_no_latency_names(
+    instrument: Callable[..., None], recorder: Recorder, name: str
+) -> None:
+    instrument(engine_latency_names=True)
+    replay(name)
+    assert latencies(recorder.call().attributes) == {}
+
+
+def test_latency_names_are_recorded_on_request_only(instrumented: Recorder) -> None:
+    replay("chat_plain")
+    assert latencies(instrumented.call().attributes) == {}
 
 
 def test_cached_tokens_and_drafts_are_recorded(instrumented: Recorder) -> None:

@@ -46,12 +46,15 @@ class VllmServer:
 
 
 @contextmanager
-def vllm_server(*flags: str, traces_url: str | None = None) -> Iterator[VllmServer]:
+def vllm_server(
+    *flags: str, traces_url: str | None = None, traces_protocol: str = "http/protobuf"
+) -> Iterator[VllmServer]:
     """Run a server.
 
     Args:
         flags: Further flags of `vllm serve`.
-        traces_url: URL that it sends its own spans to, over HTTP.
+        traces_url: URL that it sends its own spans to.
+        traces_protocol: Protocol of that URL: `http/protobuf`, or `grpc`, vLLM's default.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -70,7 +73,7 @@ def vllm_server(*flags: str, traces_url: str | None = None) -> Iterator[VllmServ
     }
     if traces_url is not None:
         command += ["--otlp-traces-endpoint", traces_url]
-        environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
+        environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = traces_protocol
     with tempfile.TemporaryFile() as log:
         # It starts child processes, so it gets a process group of its own.
         process = subprocess.Popen(

@@ -75,6 +75,21 @@ def test_each_step_on_end_between_two_forward_passes(
     assert (phases["decode"].end_time or 0) <= (span.end_time or 0)
 
 
+def test_latency_names_have_what_the_engine_measured(instrument: Callable[..., Recorder]) -> None:
+    recorder = instrument(engine_latency_names=True)
+    llama().generate(**encoded("Hello"), max_new_tokens=4, **GREEDY)
+    found = only(recorder).attributes
+    latencies = {name: value for name, value in found.items() if "gen_ai.latency." in name}
+    prefill_s, decode_s = found["gen_ai.prefill_ms"] / 1000, found["gen_ai.decode_ms"] / 1000
+    assert latencies == pytest.approx(
+        {
+            "gen_ai.latency.time_in_model_prefill": prefill_s,
+            "gen_ai.latency.time_in_model_decode": decode_s,
+            "gen_ai.latency.time_in_model_inference": prefill_s + decode_s,
+        }
+    )
+
+
 @pytest.fixture(scope="module")
 def smollm2() -> tuple[Any, Any]:
     """Return a model of 135 million parameters and its tokenizer, from a GGUF file."""

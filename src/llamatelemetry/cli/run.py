@@ -18,6 +18,7 @@ from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry.cli._run_outcome import Outcome
 from llamatelemetry.cli._tables import print_summary
 from llamatelemetry.cli._text import safe_text
+from llamatelemetry.local.joined_calls import lacks_engine_spans
 from llamatelemetry.local.launch import (
     Command,
     exit_status_of,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 _FAILURE: Final = 1
 _USAGE: Final = 2
 _SETTLE_S: Final = 2.0
+# The batch span processor of OpenTelemetry sends every 5 seconds.
+_ENGINE_DELAY_S: Final = 6.0
+_LAST_SPANS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ def run_command(arguments: Sequence[str], options: RunOptions) -> int:
         status = command.wait()
         with suppress(KeyboardInterrupt):
             _settle(receiver)
+            if options.port or options.grpc_port is not None:
+                _wait_for_engine_spans(path)
         outcome = Outcome(arguments, status, killed_by=command.killed_by)
         with _keeping_exit_status(console, path):
             if page is not None:
@@ -178,6 +184,15 @@ def _settle(receiver: Receiver) -> None:
     while time.monotonic() < deadline and (now := dict(receiver.received)) != before:
         before = now
         time.sleep(0.1)
+
+
+def _wait_for_engine_spans(path: Path) -> None:
+    """Wait until the spans of the last calls have arrived from their engines, which send in batches."""
+    deadline = time.monotonic() + _ENGINE_DELAY_S
+    with suppress(OSError, StoreError), StoreReader(path) as reader:
+        after = max(0, reader.last_row("spans") - _LAST_SPANS)
+        while lacks_engine_spans(reader.spans(after=after)) and time.monotonic() < deadline:
+            time.sleep(0.25)
 
 
 def _recorded(path: Path, run: Run | None) -> Recording:

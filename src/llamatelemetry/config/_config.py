@@ -42,7 +42,6 @@ _SAMPLERS = tuple(
     for name in ("always_on", "always_off", "traceidratio")
 )
 
-
 # Fail closed: an invalid redaction option redacts all prompts and completions.
 REDACTS_PROMPTS = "Redacting all prompts and completions"
 
@@ -286,6 +285,12 @@ class LlamaTelemetryConfig:
         default=False,
         doc="Send a `GET /props` to each llama.cpp server that the application calls, with the "
         "credentials of that call, to record the server's build, model file, context and slots",
+    )
+    engine_latency_names: bool = option(
+        BOOLEAN,
+        "ENGINE_LATENCY_NAMES",
+        default=False,
+        doc="Also record the engine's figures as `gen_ai.latency.*`, as engines do on their own spans",
     )
     flush_on_signal: bool = option(
         BOOLEAN,

@@ -35,6 +35,7 @@ COMPETING_INSTRUMENTORS: Mapping[str, frozenset[str]] = {
 
 INSTRUMENTOR_OPTIONS = (
     "phase_spans",
+    "engine_latency_names",
     "capture_content",
     "content_max_chars",
     "strict_operation_names",

@@ -432,6 +432,8 @@ class Call:
         if span.is_recording():
             try:
                 spans.record_span(span, outcome, self._started_provider)
+                if instrumenter.config.engine_latency_names:
+                    spans.record_latency_names(span, outcome)
             except Exception as failure:
                 internal_errors.log_once("recording the attributes of a call", failure)
             if outcome.phases is not None and instrumenter.config.phase_spans:

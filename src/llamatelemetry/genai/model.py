@@ -130,6 +130,7 @@ class EngineTimings:
         provider: Provider of the engine, if these figures prove it.
         queue_ms: Wait before the prefill.
         first_token_ms: Time from the arrival of the request to the first token.
+        request_ms: Time from the arrival of the request to the end of the output.
         has_exact_bounds: Whether the prefill starts when the queue ends, and the decode time with
             the first token. Only then do the phases add up, and decode gives the time per token.
         is_queue_derivable: Whether the client can derive the queue: the engine sends the headers of
@@ -147,6 +148,7 @@ class EngineTimings:
     provider: str | None = None
     queue_ms: float | None = None
     first_token_ms: float | None = None
+    request_ms: float | None = None
     has_exact_bounds: bool = True
     is_queue_derivable: bool = False
 

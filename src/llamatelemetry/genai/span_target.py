@@ -63,6 +63,8 @@ class ExternalSpanTarget:
             # The owner may have ended the span already, for example if it abandoned a stream.
             if self.span.is_recording():
                 spans.enrich_span(self.span, outcome, provider_proved=self._proved)
+                if instrumenter.config.engine_latency_names:
+                    spans.record_latency_names(self.span, outcome)
         except Exception as error:
             internal_errors.log_once("recording a call on the span of another library", error)
         if self._recorded and instrumenter.config.phase_spans:

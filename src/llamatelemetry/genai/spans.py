@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from opentelemetry.trace import NonRecordingSpan, Status, StatusCode
 
 from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.engines.latency_names import latency_attributes
 from llamatelemetry.genai.external_usage import missing_usage
 from llamatelemetry.genai.server_metadata import server_metadata_cache
 from llamatelemetry.genai.servers import known_servers
@@ -93,6 +94,13 @@ def record_span(span: Span, outcome: Outcome, started_provider: str) -> None:
     span.set_attributes(attributes)
     if outcome.error is not None:
         span.set_status(Status(StatusCode.ERROR, outcome.error.description))
+
+
+def record_latency_names(span: Span, outcome: Outcome) -> None:
+    """Set `gen_ai.latency.*` on the span of a call. Of several choices, no figure covers all."""
+    timings = outcome.response.timings
+    if timings is not None and outcome.request.choice_count == 1:
+        span.set_attributes(latency_attributes(timings))
 
 
 def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:

@@ -140,7 +140,7 @@ def _plausible(timings: EngineTimings, span: SpanRecord) -> EngineTimings:
 
 
 def _seconds(span: SpanRecord, name: str) -> float | None:
-    return as_ms(span.attributes.get(f"gen_ai.latency.{name}"), SECOND)
+    return as_ms(span.attributes.get(name), SECOND)
 
 
 def _output_tokens(span: SpanRecord) -> int | None:
@@ -154,9 +154,9 @@ def _read_vllm(span: SpanRecord, _steps: Sequence[SpanRecord]) -> EngineTimings:
     that it is not the sum of queue and prefill. Source: `vllm/v1/engine/output_processor.py`.
     """
     return EngineTimings(
-        queue_ms=_seconds(span, "time_in_queue"),
-        prefill_ms=_seconds(span, "time_in_model_prefill"),
-        decode_ms=_seconds(span, "time_in_model_decode"),
+        queue_ms=_seconds(span, names.GEN_AI_LATENCY_TIME_IN_QUEUE),
+        prefill_ms=_seconds(span, names.GEN_AI_LATENCY_TIME_IN_MODEL_PREFILL),
+        decode_ms=_seconds(span, names.GEN_AI_LATENCY_TIME_IN_MODEL_DECODE),
         predicted_tokens=_output_tokens(span),
     )
 
@@ -185,8 +185,8 @@ def _read_sglang(span: SpanRecord, steps: Sequence[SpanRecord]) -> EngineTimings
     return EngineTimings(
         queue_ms=_extent_ms(queue),
         prefill_ms=_extent_ms(prefill),
-        decode_ms=_seconds(span, "time_in_model_decode"),
-        first_token_ms=_seconds(span, "time_to_first_token"),
+        decode_ms=_seconds(span, names.GEN_AI_LATENCY_TIME_IN_MODEL_DECODE),
+        first_token_ms=_seconds(span, names.GEN_AI_LATENCY_TIME_TO_FIRST_TOKEN),
         predicted_tokens=tokens,
         cached_tokens=cached,
     )
@@ -206,8 +206,8 @@ def _read_tensorrt_llm(span: SpanRecord, _steps: Sequence[SpanRecord]) -> Engine
     contains the transfer of the KV cache. Source: `tensorrt_llm/executor/result.py`.
     """
     queue_ms, first_token_ms = (
-        _seconds(span, "time_in_queue"),
-        _seconds(span, "time_to_first_token"),
+        _seconds(span, names.GEN_AI_LATENCY_TIME_IN_QUEUE),
+        _seconds(span, names.GEN_AI_LATENCY_TIME_TO_FIRST_TOKEN),
     )
     prefill_ms: float | None = None
     is_shared = "gen_ai.latency.kv_cache_transfer_time" in span.attributes
@@ -265,7 +265,7 @@ def _is_for_top_model(attributes: Mapping[str, object]) -> bool:
     return attributes.get("triton.trace_parent_id") == 0
 
 
-_with_latency: Final = _with_fields("gen_ai.latency.e2e")
+_with_latency: Final = _with_fields(names.GEN_AI_LATENCY_E2E)
 _VLLM: Final = _Engine(VLLM, _with_latency, "gen_ai.request.id", _read_vllm)
 _ENGINES: Final[Mapping[str, _Engine]] = {
     "vllm.tracing.otel": _VLLM,
@@ -288,3 +288,6 @@ _ENGINES: Final[Mapping[str, _Engine]] = {
         has_only_language_models=False,
     ),
 }
+
+EXPORTING_ENGINES: Final = frozenset(engine.name for engine in _ENGINES.values())
+"""Provider names of the engines whose spans can be read."""

@@ -5,7 +5,7 @@ it in the trace is the same call, seen by a lower layer:
 
 - a request in an engine's own spans (`engine_spans`)
 - a SERVER span of a model operation
-- a call with the same operation and the same tokens, as a proxy or a framework records it
+- a call with the same operation and the same response or tokens, as a proxy or a framework records it
 
 A request that no client has recorded is a call of its own.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.local.engine_spans import (
+    EXPORTING_ENGINES,
     EngineRequest,
     is_engine_request,
     is_engine_scope,
@@ -113,6 +114,16 @@ def join_calls(spans: Iterable[SpanRecord]) -> list[JoinedCall]:
     return traces.calls()
 
 
+def lacks_engine_spans(spans: Iterable[SpanRecord]) -> bool:
+    """Return whether an engine that can export spans has not sent that of a successful call yet."""
+    return any(
+        not call.requests
+        and not call.span.failed
+        and call.attributes.get(names.GEN_AI_PROVIDER_NAME) in EXPORTING_ENGINES
+        for call in join_calls(spans)
+    )
+
+
 class _Traces:
     """The spans of a recording, as far as they are needed to find out which belong together."""
 
@@ -120,7 +131,9 @@ class _Traces:
         self._parents: dict[SpanId, SpanId | None] = {}
         self._calls: dict[SpanId, SpanRecord] = {}
         self._engine_spans: dict[SpanId, SpanRecord] = {}
+        self._outers: dict[SpanId, SpanId] = {}
         self._order: dict[SpanId, int] = {}
+        self._calls_of_response: defaultdict[str, list[SpanId]] = defaultdict(list)
         self._calls_of_trace: defaultdict[str, list[SpanId]] = defaultdict(list)
 
     def add(self, span: SpanRecord) -> None:
@@ -129,26 +142,32 @@ class _Traces:
             return
         parent = span.parent_span_id
         self._parents[found] = None if parent is None else (span.trace_id, parent)
-        if is_engine_scope(span):
+        if is_engine_request(span) or (is_engine_scope(span) and not is_call(span)):
             self._engine_spans[found] = span
         elif is_call(span):
             self._calls[found] = span
             self._calls_of_trace[span.trace_id].append(found)
+            response_id = span.attributes.get(names.GEN_AI_RESPONSE_ID)
+            if isinstance(response_id, str) and span.kind == KIND_CLIENT:
+                self._calls_of_response[response_id].append(found)
         else:
             return
         self._order[found] = len(self._order)
 
     def calls(self) -> list[JoinedCall]:
-        joined = {at: JoinedCall(span, True) for at, span in self._calls.items()}
-        for at, span in self._calls.items():
-            outer = self._outermost(at)
-            if outer != at:
-                joined[outer].below.append(span)
-                del joined[at]
+        for at in self._calls:
+            outer = self._outer(at)
+            if outer is not None and self._outermost(outer) != at:  # Faulty ids may form a circle.
+                self._outers[at] = outer
+        joined = {
+            at: JoinedCall(span, True) for at, span in self._calls.items() if at not in self._outers
+        }
+        for at in self._outers:
+            joined[self._outermost(at)].below.append(self._calls[at])
         alone: dict[object, JoinedCall] = {}
         for request in self._engine_requests():
             span = request.span
-            above = self._call_above(span)
+            above = self._call_of(request)
             if above is not None:
                 joined[self._outermost(above)].requests.append(request)
             elif request.is_language_model and not self._may_be_part_of_a_call(span):
@@ -169,21 +188,35 @@ class _Traces:
         for at, span in found.items():
             yield read_engine_request(span, steps[at])
 
-    def _outermost(self, at: SpanId) -> SpanId:
-        """Return the span that stands for a call: the outermost one that is the same call."""
+    def _outer(self, at: SpanId) -> SpanId | None:
+        """Return the nearest span above that is the same call."""
         span = self._calls[at]
         for above in self._ancestors(span):
-            outer = self._calls.get(above)
-            if outer is not None and _is_same_call(outer, span):
-                at, span = above, outer
-        if span.kind == KIND_SERVER and (around := self._call_around(span)) is not None:
-            return around
+            if above in self._calls and _is_same_call(self._calls[above], span):
+                return above
+        return self._call_around(span) if span.kind == KIND_SERVER else None
+
+    def _outermost(self, at: SpanId) -> SpanId:
+        """Return the span that stands for a call: the outermost one that is the same call."""
+        while at in self._outers:
+            at = self._outers[at]
         return at
 
-    def _call_above(self, span: SpanRecord) -> SpanId | None:
-        """Return the nearest call above a span."""
-        above = next((at for at in self._ancestors(span) if at in self._calls), None)
-        return self._call_around(span) if above is None else above
+    def _call_of(self, request: EngineRequest) -> SpanId | None:
+        """Return the call that an engine's request belongs to.
+
+        It is the nearest one above the engine's span. If the client has not sent its trace context,
+        it is the one whose response has the identifier of the request.
+        """
+        span = request.span
+        for at in self._ancestors(span):
+            if at in self._calls:
+                return at
+        by_id = self._calls_of_response
+        same = by_id.get(request.request_id) or by_id.get(request.key) or ()
+        # A proxy hands on the identifier. Clients may use one of their own several times.
+        outermost = {self._outermost(at) for at in same}
+        return outermost.pop() if len(outermost) == 1 else self._call_around(span)
 
     def _call_around(self, span: SpanRecord) -> SpanId | None:
         """Return the only call that was open when a span began, if a span between them is missing."""
@@ -210,7 +243,7 @@ class _Traces:
         """Yield the ids of the ancestors of a span, up to the root or the first missing one."""
         seen: set[SpanId] = set()
         at = self._parents[_id_of(span)]
-        while at is not None and at not in seen:  # Faulty ids may form a circle.
+        while at is not None and at not in seen:
             yield at
             seen.add(at)
             at = self._parents.get(at)
@@ -233,6 +266,9 @@ def _is_same_call(outer: SpanRecord, inner: SpanRecord) -> bool:
     ):
         return False
     if outer.failed and inner.failed:
+        return True
+    response_id = outer.attributes.get(names.GEN_AI_RESPONSE_ID)
+    if response_id is not None and response_id == inner.attributes.get(names.GEN_AI_RESPONSE_ID):
         return True
     counts = [[span.attributes.get(name) for name in _TOKENS] for span in (outer, inner)]
     return counts[0] == counts[1] and any(count is not None for count in counts[0])

@@ -29,6 +29,7 @@ META_INFO = {
     "prefill_finished_time": 1000.25,
     "request_finished_ts": 1001.25,
     "first_token_latency": 0.8,
+    "e2e_latency": 1.9,
     "spec_num_proposed_drafts": 9,
     "spec_num_correct_drafts": 4,
 }
@@ -38,6 +39,7 @@ SGLANG = EngineTimings(
     prefill_ms=250.0,
     decode_ms=1000.0,
     first_token_ms=800.0,
+    request_ms=1900.0,
     drafted_tokens=9,
     accepted_tokens=4,
     provider="sglang",
@@ -111,7 +113,9 @@ FORMATS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], EngineTimings]] =
             }
         },
         USAGE,
-        EngineTimings(**COUNTS, **QUEUED, first_token_ms=800.0, provider="dynamo"),
+        EngineTimings(
+            **COUNTS, **QUEUED, first_token_ms=800.0, request_ms=1800.0, provider="dynamo"
+        ),
     ),
     "ollama": (
         OLLAMA,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llamatelemetry.config import effective_config, set_active_config
 from llamatelemetry.inference import create_engine
 from llamatelemetry.llama import LlamaCppClient, LlamaServerError
 from tests.support.llama_clients import Driver
@@ -71,6 +72,27 @@ def test_chat_records_span_with_phases(driver, recorded, llama_server):
     )
     assert set(recorded.phases(span)) == PHASES
     assert recorded.tokens("output") == response.usage.completion_tokens
+
+
+def test_latency_names_have_what_the_server_reports(recorded, llama_server):
+    set_active_config(effective_config(engine_latency_names=True))
+    try:
+        with LlamaCppClient(llama_server.origin) as client:
+            timings = client.chat(HELLO, max_tokens=4).timings
+    finally:
+        set_active_config(None)
+    found = recorded.call().attributes
+    assert {name: value for name, value in found.items() if "gen_ai.latency." in name} == (
+        pytest.approx(
+            {
+                "gen_ai.latency.time_in_model_prefill": timings.prompt_ms / 1000,
+                "gen_ai.latency.time_in_model_decode": timings.predicted_ms / 1000,
+                "gen_ai.latency.time_in_model_inference": (
+                    (timings.prompt_ms + timings.predicted_ms) / 1000
+                ),
+            }
+        )
+    )
 
 
 @both

@@ -25,6 +25,7 @@ def read_dynamo(fields: Mapping[str, Any], usage: Mapping[str, Any]) -> EngineTi
         prefill_ms=as_ms(timing.get("prefill_time_ms"), MILLISECOND),
         decode_ms=between_ms(timing, "ttft_ms", "total_time_ms", MILLISECOND),
         first_token_ms=as_ms(timing.get("ttft_ms"), MILLISECOND),
+        request_ms=as_ms(timing.get("total_time_ms"), MILLISECOND),
         prompt_tokens=counts.evaluated,
         cached_tokens=counts.cached,
         predicted_tokens=counts.output,

@@ -32,6 +32,7 @@ def read_sglang(fields: Mapping[str, Any], _usage: Mapping[str, Any]) -> EngineT
         prefill_ms=between_ms(meta, "forward_entry_time", "prefill_finished_time", SECOND),
         decode_ms=between_ms(meta, "prefill_finished_time", "request_finished_ts", SECOND),
         first_token_ms=as_ms(meta.get("first_token_latency"), SECOND),
+        request_ms=as_ms(meta.get("e2e_latency"), SECOND),
         prompt_tokens=evaluated,
         cached_tokens=cached,
         predicted_tokens=as_count(meta.get("completion_tokens")),
