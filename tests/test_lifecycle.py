@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -161,12 +162,37 @@ class TestExport:
         ]
         assert '"name":"one"' in (tmp_path / f"traces-{pid}.jsonl").read_text()
 
-    def test_console_exporter_prints_every_signal(self):
+    def test_console_exporter_prints_one_line_for_each_span(self):
+        done = run(
+            """
+            from opentelemetry import trace
+            from llamatelemetry import flush, init
+            init(exporter="console")
+            tracer = trace.get_tracer("test")
+            usage = {"gen_ai.usage.input_tokens": 61, "gen_ai.usage.output_tokens": 24}
+            times = {"gen_ai.ttft_ms": 1666.3, "llamatelemetry.queue_duration": 1.52}
+            prompt = {"gen_ai.input.messages": "a secret"}
+            tracer.start_span("chat m", attributes={**usage, **times, **prompt}).end()
+            with tracer.start_as_current_span("two\\nlines\\x1b[2J") as span:
+                span.set_status(trace.StatusCode.ERROR, "went wrong")
+            assert flush()
+            """
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        first, second = done.stdout.splitlines()
+        assert re.fullmatch(
+            r"\d\d:\d\d:\d\d\.\d{3} +[\d.]+ ms  chat m  61 -> 24 tokens  queue 1,520\.0 ms  "
+            r"TTFT 1,666\.3 ms  trace [0-9a-f]{32}",
+            first,
+        )
+        assert r"two\nlines\x1b[2J  ERROR went wrong  trace" in second
+
+    def test_console_json_exporter_prints_every_signal(self):
         done = run(
             """
             from opentelemetry import _logs, metrics, trace
             from llamatelemetry import flush, init
-            init(exporter="console")
+            init(exporter="console-json")
             trace.get_tracer("test").start_span("a span").end()
             metrics.get_meter("test").create_counter("a_counter").add(1)
             _logs.get_logger("test").emit(body="a record")

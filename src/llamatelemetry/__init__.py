@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llamatelemetry._invocation import invocation
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.gpu import CudaInfo, GpuDevice, detect_cuda, require_cuda
-    from llamatelemetry.lifecycle import flush, init, shutdown, trace_graph
+    from llamatelemetry.lifecycle import flush, init, shutdown, summary, trace_graph
     from llamatelemetry.llama import ServerConfig, ServerManager
     from llamatelemetry.local.why import why
     from llamatelemetry.pipeline import session, suppress, task, tool, workflow
@@ -36,6 +36,7 @@ __all__ = [
     "require_cuda",
     "session",
     "shutdown",
+    "summary",
     "suppress",
     "task",
     "tool",
@@ -57,6 +58,7 @@ _MODULES = {
     "require_cuda": "llamatelemetry.gpu.devices",
     "session": "llamatelemetry.pipeline",
     "shutdown": "llamatelemetry.lifecycle",
+    "summary": "llamatelemetry.lifecycle",
     "suppress": "llamatelemetry.pipeline",
     "task": "llamatelemetry.pipeline",
     "tool": "llamatelemetry.pipeline",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.distro import LlamaTelemetryConfigurator, Setup
+    from llamatelemetry.local.call_history import CallHistory
+    from llamatelemetry.local.summary_table import CallsSummary
     from llamatelemetry.otel.trace_graph.graph import TraceGraph
     from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 
@@ -162,6 +164,26 @@ def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
         if hasattr(processor, "graph"):
             return _with_links(cast("TraceGraphProcessor", processor).graph(trace_id))
     raise RuntimeError(GRAPHS_DISABLED)
+
+
+def summary() -> CallsSummary:
+    """Return the calls of this process so far, at most the newest 2,000.
+
+    The result prints as a table, and is a table in a notebook. Engines send their own spans
+    elsewhere, so it has the figures of the clients.
+
+    Raises:
+        RuntimeError: llamatelemetry is not set up in this process.
+    """
+    setup = _setup()
+    for processor in () if setup is None else setup.processors:
+        # The class is not imported for a check, because the SDK may not be installed.
+        if hasattr(processor, "summary"):
+            return cast("CallHistory", processor).summary()
+    raise RuntimeError(
+        "No calls are recorded in this process: call llamatelemetry.init() first, or start the "
+        "program with `opentelemetry-instrument`"
+    )
 
 
 def _with_links(graph: TraceGraph) -> TraceGraph:

@@ -108,3 +108,13 @@ def test_report_replaces_characters_that_cannot_be_encoded(tmp_path: Path, encod
     shown = subprocess.check_output(command, env={**os.environ, "PYTHONIOENCODING": encoding})
     assert re.search(rb"/recorded \?+/report\.html\n$", shown)
     assert (recorded / "report.html").exists()
+
+
+def test_shell_completion_names_commands():
+    environment = {**os.environ, "_LLAMATELEMETRY_COMPLETE": "complete_bash"}
+    found = subprocess.check_output(
+        [str(Path(sys.executable).with_name("llamatelemetry"))],
+        env={**environment, "COMP_WORDS": "llamatelemetry re", "COMP_CWORD": "1"},
+        text=True,
+    )
+    assert found.split() == ["report"]

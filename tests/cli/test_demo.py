@@ -88,10 +88,8 @@ class TestRun:
         process, _ = finished
         assert process.returncode == 0, process.stdout + process.stderr
         assert "All 10 calls were recorded. The last one fails intentionally." in process.stdout
-        assert process.stdout.splitlines()[-1] == (
-            "Next, run your own program: "
-            "LLAMATELEMETRY_EXPORTER=file opentelemetry-instrument python your_program.py"
-        )
+        last = process.stdout.splitlines()[-1]
+        assert last == "Next, run your own program: llamatelemetry run -- python your_program.py"
 
     def test_demo_shows_every_call_of_the_program(self, finished):
         process, _ = finished
@@ -119,6 +117,9 @@ class TestRun:
         named = re.findall(r"^OTLP JSON lines: (.*)$", process.stdout, re.MULTILINE)
         assert sorted(map(Path, named)) == sorted(output.glob("*.jsonl"))
         assert {Path(name).name.split("-")[0] for name in named} == {"traces", "metrics"}
+        [page] = re.findall(r"^Report, to open in a browser: (.*)$", process.stdout, re.MULTILINE)
+        assert Path(page) == output / "report.html"
+        assert Path(page).read_text(encoding="utf-8").rstrip().endswith("</html>")
 
     @pytest.mark.slow
     def test_demo_runs_against_server_of_the_user(self, llama_server: LlamaServer, tmp_path: Path):

@@ -275,6 +275,7 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
             "OTEL_TRACES_EXPORTER": "none",
             "OTEL_SERVICE_NAME": "mine",
             "OTEL_METRIC_EXPORT_INTERVAL": "7",
+            "OTEL_BLRP_SCHEDULE_DELAY": "5",
             "PYTHONPATH": "/mine",
             "NO_PROXY": "example.com",
         },
@@ -286,6 +287,8 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
     assert made == {
         "OTEL_SERVICE_NAME": "mine",
         "OTEL_METRIC_EXPORT_INTERVAL": "7",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_BLRP_SCHEDULE_DELAY": "5",
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "LLAMATELEMETRY_DIAGNOSTICS": "true",
         "NO_PROXY": "example.com,127.0.0.1",
@@ -338,7 +341,11 @@ def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path:
         f"llamatelemetry run: nothing is recorded in {other}: No module named 'opentelemetry'. "
         f"Install llamatelemetry there: {other} -m pip install llamatelemetry"
     )
-    assert second.startswith("No telemetry received.")
+    assert second == (
+        f"No telemetry received: the command used another interpreter, {other}, which cannot load "
+        "llamatelemetry (No module named 'opentelemetry'). Install it there, or start the command "
+        f"with {sys.executable}."
+    )
     # The output of a nested interpreter may be read by another program.
     nested = f"import subprocess; subprocess.run([{str(other)!r}, '-c', 'print(1)'])"
     done = run("--no-report", "--", sys.executable, "-c", nested, cwd=tmp_path)

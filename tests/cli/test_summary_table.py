@@ -39,8 +39,3 @@ def test_summary_table_shows_prefill_and_decode_where_they_fit() -> None:
     assert "300 / 300" in wide
     assert "Prefill" not in narrow
     assert "Decode" not in narrow
-
-
-def test_empty_summary_names_next_command() -> None:
-    assert "llamatelemetry doctor" in printed(Summary(), 200)
-    assert "received 3 other spans" in printed(Summary(spans=3), 200)

@@ -6,6 +6,7 @@ import pytest
 
 from llamatelemetry.config import LlamaTelemetryConfig, effective_config
 from llamatelemetry.distro import plan_exports
+from llamatelemetry.otel.export.console_line import console_line
 
 GRPC, HTTP = "otlp_proto_grpc", "otlp_proto_http"
 
@@ -123,7 +124,12 @@ def test_exporter_names_become_entry_points():
         return {"traces": exporters, "metrics": exporters, "logs": exporters}
 
     assert plan(exporter="none")[0] == everywhere({})
-    assert plan(exporter="console")[0] == everywhere({"console": {}})
+    assert plan(exporter="console")[0] == {
+        "traces": {"console": {"formatter": console_line}}, "metrics": {}, "logs": {},
+    }  # fmt: skip
+    assert plan(exporter="console-json")[0] == everywhere({"console": {}})
+    # That of OpenTelemetry's variables is the SDK's.
+    assert plan({"OTEL_TRACES_EXPORTER": "console"})[0]["traces"] == {"console": {}}
     file = {"llamatelemetry_file": {"path": "/x"}}
     assert plan(exporter="file", export_path="/x")[0] == everywhere(file)
     assert list(plan(exporter="otlp,console")[0]["traces"]) == [HTTP, "console"]

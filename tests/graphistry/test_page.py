@@ -152,8 +152,8 @@ llamatelemetry.shutdown()
     assert "enable_trace_graphs=True" in none_kept
     for path in paths:
         page = Path(path).read_text(encoding="utf-8")
-        assert "<td>rag</td>" in page
-        assert "<td>retrieve</td>" in page
+        assert ">rag</td>" in page
+        assert ">retrieve</td>" in page
     assert unknown.startswith("KeyError")
     assert no_id == "ValueError trace_id must be 32 hexadecimal digits, got 'no id'"
 

@@ -108,7 +108,7 @@ def test_upload_sets_privacy_before_data(graphistry_server: Graphistry, privacy)
 def failed_upload(viz: GraphistryViz, caplog: pytest.LogCaptureFixture) -> str:
     """Return the logged reason why a graph was not uploaded."""
     path = viz.plot_pipeline_graph("smol.gguf", "llama.cpp", ["T4"])
-    assert "<td>smol.gguf</td>" in Path(path).read_text(encoding="utf-8")
+    assert ">smol.gguf</td>" in Path(path).read_text(encoding="utf-8")
     ((level, text),) = logged(caplog)
     assert level == logging.WARNING
     assert SECRET not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
-from llamatelemetry.local.recording import MetricTotal, read_metric_totals, read_spans
+from llamatelemetry.local.recording import (
+    MetricTotal,
+    latest_run,
+    read_metric_totals,
+    read_recorded,
+    read_spans,
+)
 from llamatelemetry.local.records import Event, SpanRecord
+from llamatelemetry.local.store import Store
+from tests.local.example_records import numbered
 from tests.support.recorded_calls import recorded_chat
 
 
@@ -79,6 +88,7 @@ class TestReadSpans:
             attributes={**attributes, "texts": ["a", "b"], "numbers": [1, 2]},
             status=2,
             status_message="why",
+            links=[],
             events=[Event("token", 3_000_000, {"index": 1})],
             scope="test",
             resource=found.resource,
@@ -204,3 +214,30 @@ class TestCallsFromSpans:
             spans.tracer.start_span("prefill", attributes=phase).end()
             spans.tracer.start_span("GET", kind=SpanKind.CLIENT).end()
         assert len(calls_from_spans(read_spans([spans.write()]))) == 1
+
+
+class TestFolders:
+    def test_folder_with_databases_and_json_lines_is_one_recording(
+        self, tmp_path: Path, spans: Spans
+    ):
+        spans.tracer.start_span("from lines").end()
+        spans.write()
+        with Store(tmp_path / "run.db") as store:
+            store.begin_run(["python", "app.py"])
+            store.write([numbered(1)])
+        found = read_recorded(tmp_path)
+        assert {span.name for span in found.spans} == {"from lines", "span 1"}
+        assert [run.command for run in found.runs] == [("python", "app.py")]
+        assert found.sources == ["run.db", "traces-1.jsonl"]
+
+    def test_latest_run_is_the_database_that_changed_last(self, tmp_path: Path):
+        for number, name in enumerate(("b.db", "a.db")):
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (number, number))
+        assert latest_run(tmp_path) == tmp_path / "a.db"
+
+    def test_missing_files_are_an_error_that_says_what_to_do(self, tmp_path: Path):
+        with pytest.raises(FileNotFoundError, match=r"no \*.db or \*.jsonl file in"):
+            read_recorded(tmp_path)
+        with pytest.raises(FileNotFoundError, match="Record one with `llamatelemetry run"):
+            latest_run(tmp_path)

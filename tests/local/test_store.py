@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
+from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
 from tests.local.example_records import numbered
 
@@ -28,6 +28,7 @@ SPAN = SpanRecord(
     status=2,
     status_message="why",
     events=[Event("token", 5, {"index": 1})],
+    links=[Link("f" * 32, "e" * 16, {"why": "batch"})],
     scope="plugin",
     resource={"service.name": "s"},
 )
@@ -184,3 +185,40 @@ def test_store_rejects_other_files_and_leaves_them_unchanged(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match=r"no such file: .*missing\.db"):
         StoreReader(tmp_path / "missing.db")
     assert not (tmp_path / "missing.db").exists()
+
+
+def test_runs_have_their_command_end_and_the_rows_before(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    for number in (1, 2):
+        with Store(path) as store:
+            run = store.begin_run(["python", f"{number}.py"])
+            store.write([numbered(number)])
+            store.end_run(number)
+    with StoreReader(path) as reader:
+        first, second = reader.runs()
+        assert [each.span_id for each in reader.spans(after=second.after["spans"])] == [
+            numbered(2).span_id
+        ]
+    assert first.command == ("python", "1.py")
+    assert (first.exit_status, second.exit_status) == (1, 2)
+    assert second.after == {"spans": 1, "points": 0, "logs": 0} == run.after
+    assert first.ended_ns is not None
+    assert first.started_ns <= first.ended_ns <= second.started_ns
+
+
+def test_database_of_version_1_is_upgraded_when_opened(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with Store(path) as store:
+        store.write([SPAN])
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "DROP TABLE runs; ALTER TABLE spans DROP COLUMN links; PRAGMA user_version = 1;"
+    )
+    connection.close()
+    with StoreReader(path) as reader:
+        [found] = reader.spans()
+        assert (found.span_id, found.links) == (SPAN.span_id, ())
+        assert reader.runs() == []
+    with Store(path) as store:
+        store.begin_run(["python"])
+        assert store.write([numbered(1)]) == 1

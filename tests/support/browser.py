@@ -33,16 +33,40 @@ const settled = () => new Promise((done) => setTimeout(done, 100));
   out.id = "said";
   out.textContent = JSON.stringify(said);
   document.body.append(out);
+  parent.postMessage(out.textContent, "*");
 })();
 """
+# A page in a frame, because the window of a browser cannot be as narrow as a telephone.
+_FRAME = """<!doctype html><body style="margin: 0"><script>
+addEventListener("message", ({ data }) => {
+  const out = document.createElement("pre");
+  out.id = "said";
+  out.textContent = data;
+  document.body.append(out);
+});
+</script><iframe src="page.html" style="border: 0; width: %dpx; height: 900px"></iframe></body>"""
 
 
 def rendered_document(
-    folder: Path, page: str, *, height: int | None = None, budget_ms: int = 20_000
+    folder: Path,
+    page: str,
+    *,
+    height: int | None = None,
+    budget_ms: int = 20_000,
+    dark: bool = False,
+    address: str = "",
+    frame_width: int | None = None,
 ) -> str:
-    """Return the document after its scripts have run. A console error fails the test."""
+    """Return the document after its scripts have run. A console error fails the test.
+
+    `address` follows the URL of the page, such as `#id`. With a `frame_width`, the page is in a
+    frame of so many pixels, and the document is the one around it.
+    """
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
+    if frame_width is not None:
+        path = folder / "frame.html"
+        path.write_text(_FRAME % frame_width, encoding="utf-8")
     done = subprocess.run(
         [
             browser(),
@@ -51,12 +75,13 @@ def rendered_document(
             "--disable-gpu",
             "--enable-logging=stderr",
             *(() if height is None else (f"--window-size=1400,{height}",)),
+            *(("--blink-settings=preferredColorScheme=0",) if dark else ()),
             f"--user-data-dir={folder / 'profile'}",
             # A request to a network becomes a console error.
             "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--virtual-time-budget={budget_ms}",
             "--dump-dom",
-            path.as_uri(),
+            path.as_uri() + address,
         ],
         capture_output=True,
         text=True,
@@ -67,11 +92,14 @@ def rendered_document(
     return done.stdout
 
 
-def run_in_page(folder: Path, page: str, use: str, *, height: int) -> dict[str, Any]:
-    """Run a script in the page and return the values that it stores in `said`."""
+def run_in_page(folder: Path, page: str, use: str, **how: Any) -> dict[str, Any]:
+    """Run a script in the page and return the values that it stores in `said`.
+
+    `how` is given to `rendered_document`.
+    """
     nonce = re.findall(r'nonce="([^"]+)"', page)[0]
     script = f'<script nonce="{nonce}">{USE % use}</script></body>'
-    document = rendered_document(folder, page.replace("</body>", script), height=height)
+    document = rendered_document(folder, page.replace("</body>", script), **how)
     found = re.search(r'<pre id="said">(.*?)</pre>', document, re.DOTALL)
     assert found is not None, document[-2000:]
     return json.loads(html.unescape(found[1]))

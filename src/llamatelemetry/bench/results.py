@@ -23,7 +23,7 @@ from llamatelemetry.bench.analysis.metrics import (
 )
 from llamatelemetry.bench.analysis.statistics import missing_intervals
 from llamatelemetry.bench.records import RequestRecord, RunRecord, known_fields
-from llamatelemetry.bench.report.export import Exportable
+from llamatelemetry.bench.report.export import Exportable, write_page
 from llamatelemetry.bench.report.page import results_page
 from llamatelemetry.bench.report.tables import results_table
 
@@ -93,6 +93,20 @@ class BenchmarkResults(Exportable):
 
     def _page(self) -> str:
         return results_page(self)
+
+    def to_html(
+        self, path: str | Path | None = None, *, comparison: Comparison | None = None
+    ) -> str:
+        """Return a self-contained HTML page with plots, and write it to `path` if given.
+
+        Args:
+            path: File to write.
+            comparison: Result of `compare()`, which the page then shows, too.
+
+        Raises:
+            ImportError: Jinja2 is not installed.
+        """
+        return write_page(results_page(self, comparison), path)
 
     def _formats(self) -> dict[str, Callable[[], str]]:
         return {**super()._formats(), ".csv": self.to_csv}

@@ -290,7 +290,10 @@ class BenchmarkRunner:
             model=model,
             settings=settings,
             fingerprint=fingerprint(facts, conversations, load, session.gpus.names, conditions),
-            environment=describe_machine(),
+            environment={
+                **({"server.url": session.target.url} if session.target.url else {}),
+                **describe_machine(),
+            },
             requests=sorted(session.records, key=lambda record: (record.run, record.index)),
             runs=session.runs,
             slo=self._slo,

@@ -17,7 +17,6 @@ app = typer.Typer(
     help="Trace and measure LLM inference with OpenTelemetry.",
     epilog="Example: llamatelemetry demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -138,7 +137,7 @@ def run(  # noqa: PLR0917 - typer turns the parameters into options
     command: Annotated[list[str], typer.Argument(help="Command to run, after `--`.")],
     output: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="SQLite file to write."),
+        typer.Option(dir_okay=False, help="SQLite file to write; an existing one gets a new run."),
     ] = None,
     port: Annotated[
         int,
@@ -151,26 +150,36 @@ def run(  # noqa: PLR0917 - typer turns the parameters into options
         bool, typer.Option("--live", help="Serve the report on loopback while the command runs.")
     ] = False,
     report: Annotated[bool, typer.Option(help="Write an HTML report next to the database.")] = True,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print the summary as JSON, as the last line of standard output."
+        ),
+    ] = False,
+    fail_on_error: Annotated[
+        bool, typer.Option("--fail-on-error", help="Exit with 1 if a call failed.")
+    ] = False,
 ) -> None:
     """Run a command and record its LLM calls locally, without a collector or code changes.
 
     All its Python processes, including workers, export to a receiver on loopback.
     Prints a summary when the command exits. The exit status is that of the command.
     """
-    from llamatelemetry.cli.run import run_command
+    from llamatelemetry.cli.run import RunOptions, run_command
 
-    raise typer.Exit(
-        run_command(
-            command, output=output, port=port, grpc_port=grpc_port, live=live, report=report
-        )
-    )
+    options = RunOptions(output, port, grpc_port, live, report, as_json, fail_on_error)
+    raise typer.Exit(run_command(command, options))
 
 
-@app.command(epilog="Example: llamatelemetry report llamatelemetry-data")
+@app.command(epilog="Example: llamatelemetry report")
 def report(
     path: Annotated[
-        Path, typer.Argument(help="Database of `llamatelemetry run`, or OTLP JSON lines.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="Database of `llamatelemetry run`, OTLP JSON lines, or a directory of both; "
+            "the latest run in llamatelemetry-data by default.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(dir_okay=False, help="HTML file to write; next to PATH by default."),

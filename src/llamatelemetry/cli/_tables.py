@@ -64,9 +64,6 @@ def print_calls(console: Console, calls: Sequence[RecordedCall]) -> None:
 
 def print_summary(console: Console, summary: Summary) -> None:
     """Print one row for each operation and model. Columns without any known value are hidden."""
-    if not summary.rows:
-        console.print(safe_text(_why_empty(summary), "yellow"), soft_wrap=True)
-        return
 
     def create(layout: tuple[bool, bool, bool, bool], gap: int) -> Table:
         short, phases, model, pairs = layout
@@ -215,12 +212,6 @@ _SUMMARY_LAYOUTS = (
     (True, False, False, True),
     (True, False, False, False),
 )
-
-
-def _why_empty(summary: Summary) -> str:
-    if summary.spans:
-        return f"No LLM call recorded; received {summary.spans} other spans."
-    return "No telemetry received. Run `llamatelemetry doctor` with the same Python as the command."
 
 
 def _summary_notes(summary: Summary, *, model: bool, pairs: bool) -> Iterator[str]:

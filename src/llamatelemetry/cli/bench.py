@@ -143,6 +143,9 @@ def _compare(results: BenchmarkResults, baseline: BenchmarkResults, options: Ben
             baseline, allow=options.allow or (), min_effect=options.min_effect
         )
     _print("", comparison.summary())
+    for path in options.files:
+        if path.suffix.lower() == ".html":
+            results.to_html(path, comparison=comparison)
     return max(_status(results), comparison.exit_code)
 
 

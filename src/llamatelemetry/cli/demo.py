@@ -21,7 +21,8 @@ from llamatelemetry.cli._text import safe_text
 from llamatelemetry.llama import ServerConfig, ServerManager, ServerManagerError
 from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
-from llamatelemetry.local.recording import read_metric_totals, read_spans
+from llamatelemetry.local.recording import Recording, read_metric_totals, read_recorded, read_spans
+from llamatelemetry.local.report import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -31,7 +32,7 @@ _CALLS = 10
 # Status codes of servers that lack an endpoint.
 _NOT_OFFERED = frozenset({404, 405, 501})
 _INTERRUPTED = 130
-_NEXT = "LLAMATELEMETRY_EXPORTER=file opentelemetry-instrument python your_program.py"
+_NEXT = "llamatelemetry run -- python your_program.py"
 
 
 def run_demo(
@@ -79,14 +80,27 @@ def _run(console: Console, output: Path, server: DemoServer) -> int:
     status, pid = run_program(
         server, output.resolve(), lambda line: _print(console, f"  {line}", "dim")
     )
-    traces, metrics = (list(output.glob(f"{each}-{pid}.jsonl")) for each in ("traces", "metrics"))
+    traces, metrics, logs = (
+        list(output.glob(f"{each}-{pid}.jsonl")) for each in ("traces", "metrics", "logs")
+    )
     calls = calls_from_spans(read_spans(traces))
     if calls:
         print_calls(console, calls)
     if totals := read_metric_totals(metrics):
         print_metrics(console, totals)
     console.print()
-    return _conclude(console, _problems(calls, status, server), [*traces, *metrics])
+    files = [*traces, *metrics]
+    page = _write_page(console, [*files, *logs], output / "report.html")
+    return _conclude(console, _problems(calls, status, server), files, page)
+
+
+def _write_page(console: Console, files: Sequence[Path], page: Path) -> Path | None:
+    try:
+        write_report(sum(map(read_recorded, files), Recording()), page)
+    except (OSError, ImportError, ValueError) as error:
+        _print(console, f"Cannot write the report: {error}", "yellow")
+        return None
+    return page
 
 
 @contextmanager
@@ -172,7 +186,9 @@ def _problems(calls: Sequence[RecordedCall], status: int, server: DemoServer) ->
             yield f"Call {number} failed, but was not recorded as failed."
 
 
-def _conclude(console: Console, problems: Iterator[str], files: Sequence[Path]) -> int:
+def _conclude(
+    console: Console, problems: Iterator[str], files: Sequence[Path], page: Path | None
+) -> int:
     found = list(problems)
     for problem in found:
         _print(console, problem, "bold red")
@@ -182,6 +198,8 @@ def _conclude(console: Console, problems: Iterator[str], files: Sequence[Path]) 
         )
     for path in files:
         _print(console, f"OTLP JSON lines: {path}")
+    if page is not None:
+        _print(console, f"Report, to open in a browser: {page}", "bold")
     if found:
         _print(console, "Next: run llamatelemetry doctor", "bold")
         return 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,18 +15,27 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from llamatelemetry._optional import MissingPackageError, require
+from llamatelemetry.cli._run_outcome import Outcome
 from llamatelemetry.cli._tables import print_summary
 from llamatelemetry.cli._text import safe_text
-from llamatelemetry.local.calls import Summary, summarize
 from llamatelemetry.local.joined_calls import lacks_engine_spans
-from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
+from llamatelemetry.local.launch import (
+    Command,
+    exit_status_of,
+    started_processes,
+    telemetry_environment,
+)
 from llamatelemetry.local.receiver import Receiver
-from llamatelemetry.local.report import LivePage, read_recorded, write_report
-from llamatelemetry.local.store import Store, StoreError, StoreReader
+from llamatelemetry.local.recording import RUNS, latest_run
+from llamatelemetry.local.report import LivePage, Recording, read_recorded, write_report
+from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from llamatelemetry.local.records import Run
+
+_FAILURE: Final = 1
 _USAGE: Final = 2
 _SETTLE_S: Final = 2.0
 # The batch span processor of OpenTelemetry sends every 5 seconds.
@@ -32,63 +43,86 @@ _ENGINE_DELAY_S: Final = 6.0
 _LAST_SPANS: Final = 2000
 
 
-def run_command(
-    arguments: Sequence[str],
-    *,
-    output: Path | None = None,
-    port: int = 0,
-    grpc_port: int | None = None,
-    live: bool = False,
-    report: bool = True,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Options of `llamatelemetry run`; `output` is the database, if it was named."""
+
+    output: Path | None = None
+    port: int = 0
+    grpc_port: int | None = None
+    live: bool = False
+    report: bool = True
+    as_json: bool = False
+    fail_on_error: bool = False
+
+
+def run_command(arguments: Sequence[str], options: RunOptions) -> int:
     """Run a command, save its telemetry, and print a summary on standard error.
 
     Returns:
         The exit status of the command; 126 or 127, as a shell does, if it cannot be started;
-        2 if the database, a port or grpcio is not available.
+        2 if the database, a port or grpcio is not available; with `fail_on_error`, 1 instead of 0
+        if a call failed.
     """
     console = Console(stderr=True, highlight=False)
-    path = output or _new_path()
+    path = options.output or _new_path()
     try:
-        if grpc_port is not None:
-            require("Receiving OTLP over gRPC", "grpc", "llamatelemetry")
-        store = Store(path)
-        try:
-            receiver = Receiver(store, port=port, grpc_port=grpc_port)
-        except OSError:
-            store.close()
-            if output is None:
-                path.unlink()
-            raise
+        store, receiver = _open(path, options)
     except (OSError, StoreError, MissingPackageError) as error:
         _print(console, f"error: {error}", "red")
         return _USAGE
+    with tempfile.TemporaryDirectory(
+        prefix="llamatelemetry-", ignore_cleanup_errors=True
+    ) as folder:
+        try:
+            command = Command(
+                arguments, telemetry_environment(os.environ, receiver.url, Path(folder))
+            )
+        except OSError as error:
+            receiver.stop()
+            store.close()
+            if options.output is None:
+                path.unlink()
+            _print(console, f"error: cannot run {arguments[0]}: {error.strerror}", "red")
+            return exit_status_of(error)
+        run = _begin(console, store, arguments)
+        _start(console, receiver)
+        page = _live_page(console, path, run) if options.live else None
+        status = command.wait()
+        with suppress(KeyboardInterrupt):
+            _settle(receiver)
+            if options.port or options.grpc_port is not None:
+                _wait_for_engine_spans(path)
+        outcome = Outcome(arguments, status, killed_by=command.killed_by)
+        with _keeping_exit_status(console, path):
+            if page is not None:
+                page.stop()
+            receiver.stop()
+            _end(store, status)
+            store.close()
+            recorded = _recorded(path, run)
+            outcome.describe(recorded, started_processes(Path(folder)))
+            outcome.missing += _lost(store, receiver)
+            if any(receiver.received.values()) or options.output is not None:
+                outcome.database = path
+                outcome.report = _report(console, recorded, path) if options.report else None
+            else:
+                path.unlink(missing_ok=True)
+            _conclude(console, outcome, as_json=options.as_json)
+    return _FAILURE if options.fail_on_error and not status and outcome.errors else status
+
+
+def _open(path: Path, options: RunOptions) -> tuple[Store, Receiver]:
+    if options.grpc_port is not None:
+        require("Receiving OTLP over gRPC", "grpc", "llamatelemetry")
+    store = Store(path)
     try:
-        command = Command(arguments, telemetry_environment(os.environ, receiver.url))
-    except OSError as error:
-        receiver.stop()
+        return store, Receiver(store, port=options.port, grpc_port=options.grpc_port)
+    except OSError:
         store.close()
-        if output is None:
+        if options.output is None:
             path.unlink()
-        _print(console, f"error: cannot run {arguments[0]}: {error.strerror}", "red")
-        return exit_status_of(error)
-    _start(console, receiver)
-    page = _live_page(console, path) if live else None
-    status = command.wait()
-    with suppress(KeyboardInterrupt):
-        _settle(receiver)
-        if port or grpc_port is not None:
-            _wait_for_engine_spans(path)
-    with _keeping_exit_status(console, path):
-        if page is not None:
-            page.stop()
-        receiver.stop()
-        store.close()
-        if any(receiver.received.values()) or output is not None:
-            _conclude(console, path, store, receiver, report=report)
-        else:
-            _discard(console, path)
-    return status
+        raise
 
 
 @contextmanager
@@ -107,6 +141,19 @@ def _keeping_exit_status(console: Console, path: Path) -> Generator[None]:
         _print(console, f"error: Cannot read the recorded telemetry: {error}", "red")
 
 
+def _begin(console: Console, store: Store, arguments: Sequence[str]) -> Run | None:
+    try:
+        return store.begin_run(arguments)
+    except StoreWriteError as error:
+        _print(console, f"error: {error}", "red")
+        return None
+
+
+def _end(store: Store, status: int) -> None:
+    with suppress(StoreWriteError):  # the summary says what is lost
+        store.end_run(status)
+
+
 def _start(console: Console, receiver: Receiver) -> None:
     try:
         receiver.start()
@@ -115,14 +162,9 @@ def _start(console: Console, receiver: Receiver) -> None:
         _print(console, f"error: {error}", "red")
 
 
-def _discard(console: Console, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    print_summary(console, Summary())
-
-
-def _live_page(console: Console, path: Path) -> LivePage | None:
+def _live_page(console: Console, path: Path, run: Run | None) -> LivePage | None:
     try:
-        page = LivePage(path)
+        page = LivePage(path, run=run)
     except (OSError, ImportError, StoreError) as error:
         _print(console, f"Cannot serve the live report: {error}", "yellow")
         return None
@@ -130,19 +172,9 @@ def _live_page(console: Console, path: Path) -> LivePage | None:
     return page
 
 
-def _report(console: Console, path: Path) -> None:
-    page = path.with_suffix(".html")
-    try:
-        write_report(read_recorded(path), page)
-    except (OSError, ImportError, StoreError, ValueError) as error:
-        _print(console, f"Cannot write the report: {error}", "yellow")
-    else:
-        _print(console, f"Report: {page}", "bold")
-
-
 def _new_path() -> Path:
     started = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    return Path("llamatelemetry-data", f"run-{started}-{os.getpid()}.db")
+    return RUNS / f"run-{started}-{os.getpid()}.db"
 
 
 def _settle(receiver: Receiver) -> None:
@@ -163,19 +195,45 @@ def _wait_for_engine_spans(path: Path) -> None:
             time.sleep(0.25)
 
 
-def _conclude(
-    console: Console, path: Path, store: Store, receiver: Receiver, *, report: bool
-) -> None:
+def _recorded(path: Path, run: Run | None) -> Recording:
+    """Return what was recorded since the start of the run, with its end."""
     with StoreReader(path) as reader:
-        summary = summarize(reader.spans(), reader.points())
-    print_summary(console, summary)
+        newest = reader.runs()[-1] if run else None
+        return Recording.of_store(reader, newest)
+
+
+def _lost(store: Store, receiver: Receiver) -> Generator[str]:
     if receiver.problem is not None:
-        _print(console, f"error: Telemetry is incomplete: {receiver.problem}", "red")
+        yield f"error: Telemetry is incomplete: {receiver.problem}"
     if store.pruned:
-        _print(console, f"Size limit reached: deleted the {store.pruned} oldest records.", "yellow")
-    _print(console, f"Saved to {path}", "dim")
-    if report:
-        _report(console, path)
+        yield f"Size limit reached: deleted the {store.pruned} oldest records."
+
+
+def _report(console: Console, recorded: Recording, path: Path) -> Path | None:
+    page = path.with_suffix(".html")
+    try:
+        write_report(recorded, page)
+    except (OSError, ImportError, ValueError) as error:
+        _print(console, f"Cannot write the report: {error}", "yellow")
+        return None
+    return page
+
+
+def _conclude(console: Console, outcome: Outcome, *, as_json: bool) -> None:
+    """Print the outcome: as a table on standard error, or as the last line of standard output."""
+    if as_json:
+        sys.stdout.write(f"{outcome.to_json()}\n")
+        return
+    if outcome.reason:
+        _print(console, outcome.reason, "yellow")
+    else:
+        print_summary(console, outcome.summary)
+    for each in outcome.missing:
+        _print(console, each, "yellow")
+    if outcome.database is not None:
+        _print(console, f"Saved to {outcome.database}", "dim")
+    if outcome.report is not None:
+        _print(console, f"Report: {outcome.report}", "bold")
 
 
 def _print(console: Console, text: str, style: str) -> None:
@@ -186,14 +244,20 @@ def _print(console: Console, text: str, style: str) -> None:
         console.print(safe_text(text, style, lines=True), soft_wrap=True)
 
 
-def report_command(source: Path, output: Path | None) -> int:
-    """Write the HTML report of recorded telemetry. Return the exit status: 0, or 1 on an error."""
+def report_command(source: Path | None, output: Path | None) -> int:
+    """Write the HTML report of recorded telemetry. Return the exit status: 0, or 1 on an error.
+
+    Without a source it is the latest run.
+    """
     console = Console(stderr=True, highlight=False)
-    page = output or (source / "report.html" if source.is_dir() else source.with_suffix(".html"))
     try:
+        source = source or latest_run()
+        page = output or (
+            source / "report.html" if source.is_dir() else source.with_suffix(".html")
+        )
         write_report(read_recorded(source), page)
     except (OSError, ImportError, StoreError, ValueError) as error:
         _print(console, f"error: {error}", "red")
-        return 1
+        return _FAILURE
     Console(highlight=False).print(safe_text(str(page)), soft_wrap=True)
     return 0

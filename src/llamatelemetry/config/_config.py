@@ -100,7 +100,9 @@ class LlamaTelemetryConfig:
         *(f"OTEL_{signal.upper()}_EXPORTER" for signal in SIGNALS),
         parse_otel=exporter_from_otel,
         default="otlp",
-        doc="Exporters of all signals. If the signals differ, shown as `signal=names` for each",
+        doc="Exporters of all signals. `console` prints one line for each span, `console-json` the "
+        "SDK's JSON; `OTEL_TRACES_EXPORTER=console` is the SDK's. If the signals differ, shown as "
+        "`signal=names` for each",
     )
     export_path: str = option(
         PATH,

@@ -6,7 +6,7 @@ protocol, the meaning of a full signal URL as the general endpoint, and the expo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,6 +75,11 @@ class _SignalSettings:
         return found
 
     def _exporter(self, name: str) -> dict[str, Mapping[str, Any]]:
+        if name == "console-json":
+            return {"console": {}}
+        if name == "console" and is_explicit(self.config, "exporter"):
+            # The SDK's own exporter, with one line for each span instead of its JSON.
+            return {name: {"formatter": _console_line()}} if self.name == "traces" else {}
         if name in ("file", _ENTRY_POINTS["file"]):
             return {_ENTRY_POINTS["file"]: {"path": self.config.export_path}}
         if name != "otlp" and name not in _PROTOCOLS:
@@ -115,6 +120,13 @@ class _SignalSettings:
         if is_explicit(self.config, "otlp_headers"):
             arguments["headers"] = dict(self.config.otlp_headers or {})
         return arguments
+
+
+def _console_line() -> Callable[[Any], str]:
+    # Imported here, because it needs the SDK.
+    from llamatelemetry.otel.export.console_line import console_line
+
+    return console_line
 
 
 def _for_exporter(endpoint: str, protocol: str, signal: str) -> str:

@@ -7,6 +7,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llamatelemetry.local.call_history import CallHistory
 from llamatelemetry.otel._sdk_private import meter_provider_resource, update_resource
 from llamatelemetry.otel.processor_chains import prepend_processors, remove_processors
 from llamatelemetry.otel.providers import SIGNALS
@@ -36,14 +37,20 @@ def arrange(
     2. `enriching`: attributes that are known when it ends;
     3. redaction, or without it the removal of keys, passwords and cookies;
     4. the application's processors, in their order;
-    5. trace graphs.
+    5. the calls for `llamatelemetry.summary()`, and trace graphs.
 
     Redaction runs while a span is ending, before any processor receives the ended span.
     Processors that add attributes to the ended span must come before it, so that these are
     redacted, too.
     """
     redaction = redaction_processors(config) or (SecretsSpanProcessor(),)
-    before_graphs = (SessionSpanProcessor(), *enriching, *redaction, *config.span_processors)
+    before_graphs = (
+        SessionSpanProcessor(),
+        *enriching,
+        *redaction,
+        *config.span_processors,
+        CallHistory(),
+    )
     if not config.enable_trace_graphs:
         return before_graphs
     return (

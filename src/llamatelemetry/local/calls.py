@@ -169,30 +169,38 @@ class Summary:
 
 def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -> Summary:
     """Return the summary of spans and metric data points."""
-    summary = Summary()
+    number = 0
     processes: set[object] = set()
 
     def count(spans: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
+        nonlocal number
         for span in spans:
-            summary.spans += 1
+            number += 1
             resource = span.resource
             processes.add(resource.get("service.instance.id", resource.get("process.pid")))
             yield span
 
+    summary = summarize_calls(calls_from_spans(count(spans)))
+    summary.spans, summary.processes = number, len(processes)
+    loads = [p.value for p in points if p.name == _GPU_UTILIZATION and p.value is not None]
+    summary.gpu_utilization = statistics.fmean(loads) if loads else None
+    return summary
+
+
+def summarize_calls(calls: Iterable[RecordedCall]) -> Summary:
+    """Return the summary of calls. It does not know the number of spans and processes."""
+    summary = Summary()
     groups: dict[tuple[str, str | None], list[RecordedCall]] = defaultdict(list)
-    for call in calls_from_spans(count(spans)):
+    for call in calls:
         groups[call.operation, call.model].append(call)
         if call.error is not None:
             summary.errors[call.error] += 1
-    summary.processes = len(processes)
     summary.rows = [
         _row(operation, model, calls)
         for (operation, model), calls in sorted(
             groups.items(), key=lambda item: (-len(item[1]), item[0][0], item[0][1] or "")
         )
     ]
-    loads = [p.value for p in points if p.name == _GPU_UTILIZATION and p.value is not None]
-    summary.gpu_utilization = statistics.fmean(loads) if loads else None
     return summary
 
 

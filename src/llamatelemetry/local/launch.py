@@ -6,12 +6,13 @@ forwarded to it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.instrumentation import auto_instrumentation
 
@@ -37,6 +38,8 @@ _LLAMATELEMETRY: Final = (
 )
 # Short, so that the live page shows current metrics.
 _METRIC_INTERVAL_MS: Final = "2000"
+# Short, because a process that is killed or calls os._exit() loses what it has not exported yet.
+EXPORT_DELAY_MS: Final = 100
 
 _HOST: Final = "127.0.0.1"
 
@@ -47,11 +50,14 @@ _FORWARDED: Final = tuple(
 )
 
 
-def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str, str]:
+def telemetry_environment(
+    environ: Mapping[str, str], endpoint: str, processes: Path | None = None
+) -> dict[str, str]:
     """Return an environment that makes Python processes send their telemetry to an endpoint.
 
-    A start-up module in `PYTHONPATH` does what `opentelemetry-instrument` does. Other destinations
-    are removed. All other telemetry settings of the user stay.
+    In the directory `processes`, each Python process that was reached leaves a file
+    (`started_processes`). A start-up module in `PYTHONPATH` does what `opentelemetry-instrument`
+    does. Other destinations are removed. All other telemetry settings of the user stay.
     """
     removed = {
         f"OTEL_EXPORTER_OTLP_{signal_name}{option}"
@@ -64,6 +70,8 @@ def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str
     before = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path not in others]
     return {
         "OTEL_METRIC_EXPORT_INTERVAL": _METRIC_INTERVAL_MS,
+        "OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS),
+        "OTEL_BLRP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS),
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "LLAMATELEMETRY_DIAGNOSTICS": "true",
         **kept,
@@ -71,12 +79,29 @@ def telemetry_environment(environ: Mapping[str, str], endpoint: str) -> dict[str
         "PYTHONPATH": os.pathsep.join([site, *before]),
         "_LLAMATELEMETRY_RUN_PID": str(os.getpid()),
         RUN_KEY_VARIABLE: new_run_key(),
+        **({} if processes is None else {"_LLAMATELEMETRY_RUN_PROCESSES": str(processes)}),
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_LOGS_EXPORTER": "otlp",
     }
+
+
+class StartedProcess(NamedTuple):
+    """A Python process that the start-up module ran in, and why it could not set it up."""
+
+    executable: str
+    error: str
+
+
+def started_processes(folder: Path) -> list[StartedProcess]:
+    """Return the Python processes that left a file in the directory."""
+    found: list[StartedProcess] = []
+    for path in sorted(folder.iterdir()):
+        executable, _, error = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        found.append(StartedProcess(executable, error))
+    return found
 
 
 def _proxy_exceptions(environ: Mapping[str, str]) -> dict[str, str]:
@@ -103,11 +128,15 @@ class Command:
     Create it while this process has a single thread. The constructor blocks signals, and threads
     created later inherit this, so that only `wait()` receives them.
 
+    Attributes:
+        killed_by: Name of the signal that killed the command, such as `SIGKILL`, else empty.
+
     Raises:
         OSError: The program cannot be started.
     """
 
     def __init__(self, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.killed_by = ""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*_FORWARDED, signal.SIGCHLD})
         try:
             self._process = subprocess.Popen(
@@ -132,7 +161,11 @@ class Command:
                 _forward_signal(self._process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        return status if status >= 0 else 128 - status
+        if status >= 0:
+            return status
+        with contextlib.suppress(ValueError):  # a real-time signal has no name
+            self.killed_by = signal.Signals(-status).name
+        return 128 - status
 
 
 def _forward_signal(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from llamatelemetry.local.records import Event, LogRecord, MetricPoint, Record, SpanRecord
+from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, Record, SpanRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -136,6 +136,10 @@ def _read_span(span: Any, scope: str, resource: Mapping[str, Any]) -> Iterator[S
         events=[
             Event(event.name, event.time_unix_nano, _attributes(event.attributes))
             for event in span.events
+        ],
+        links=[
+            Link(link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes))
+            for link in span.links
         ],
         scope=scope,
         resource=resource,

@@ -7,70 +7,105 @@ lines. Each line is one export request.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from llamatelemetry.local.otlp import parse_request, records_of
-from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
+from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, SpanRecord
 from llamatelemetry.local.store import StoreReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from llamatelemetry.local.records import Record
+    from llamatelemetry.local.records import Record, Run
 
 _SQLITE = b"SQLite format 3\0"
+RUNS: Final = Path("llamatelemetry-data")
+"""Directory of the databases of `llamatelemetry run`, in the current directory."""
 
 
 @dataclass(slots=True)
 class Recording:
-    """The records of a run, and the names of the files they came from."""
+    """Records, the names of the files they came from, and the commands that sent them."""
 
     spans: Sequence[SpanRecord] = ()
     points: Sequence[MetricPoint] = ()
     logs: Sequence[LogRecord] = ()
     sources: Sequence[str] = ()
+    runs: Sequence[Run] = ()
 
     @classmethod
-    def of_store(cls, reader: StoreReader) -> Self:
-        """Read all records of a database."""
+    def of_store(cls, reader: StoreReader, run: Run | None = None) -> Self:
+        """Read all records of a database, or those since the start of a run."""
+        after: Mapping[str, int] = {} if run is None else run.after
         return cls(
-            list(reader.spans()), list(reader.points()), list(reader.logs()), [reader.path.name]
+            list(reader.spans(after=after.get("spans", 0))),
+            list(reader.points(after=after.get("points", 0))),
+            list(reader.logs(after=after.get("logs", 0))),
+            [reader.path.name],
+            reader.runs() if run is None else [run],
+        )
+
+    def __add__(self, other: Recording) -> Recording:
+        """Return the records of both."""
+        return Recording(
+            [*self.spans, *other.spans],
+            [*self.points, *other.points],
+            [*self.logs, *other.logs],
+            [*self.sources, *other.sources],
+            [*self.runs, *other.runs],
         )
 
 
 def read_recorded(path: Path | str) -> Recording:
-    """Read a database of `llamatelemetry run`, a file of OTLP JSON lines, or a directory of them.
+    """Read a database of `llamatelemetry run`, a file of OTLP JSON lines, or a directory of both.
 
     Raises:
-        FileNotFoundError: The path does not exist, or the directory has no `*.jsonl` files.
+        FileNotFoundError: The path does not exist, or the directory has no `*.db` or `*.jsonl`.
         StoreError: The path is an SQLite file, but not a database of this version.
         ValueError: The path is another kind of file.
     """
     path = Path(path)
     if path.is_dir():
-        return _from_lines(path, sorted(path.glob("*.jsonl")))
+        found = sorted([*path.glob("*.db"), *path.glob("*.jsonl")])
+        if not found:
+            raise FileNotFoundError(f"no *.db or *.jsonl file in {path}")
+        return sum(map(read_recorded, found), Recording())
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     with path.open("rb") as file:
         is_database = file.read(len(_SQLITE)) == _SQLITE
     if not is_database:
-        return _from_lines(path, [path])
+        return _from_lines(path)
     with StoreReader(path) as reader:
         return Recording.of_store(reader)
 
 
-def _from_lines(path: Path, files: Sequence[Path]) -> Recording:
-    if not files:
-        raise FileNotFoundError(f"no *.jsonl file of OTLP JSON lines in {path}")
-    records = list(_read_lines(files))
+def _from_lines(path: Path) -> Recording:
+    records = list(_read_lines([path]))
     return Recording(
         [record for record in records if isinstance(record, SpanRecord)],
         [record for record in records if isinstance(record, MetricPoint)],
         [record for record in records if isinstance(record, LogRecord)],
-        [file.name for file in files],
+        [path.name],
     )
+
+
+def latest_run(folder: Path = RUNS) -> Path:
+    """Return the database of the newest run in a directory.
+
+    Raises:
+        FileNotFoundError: The directory has none.
+    """
+    found = list(folder.glob("*.db"))
+    if not found:
+        raise FileNotFoundError(
+            f"no recorded run in {folder}{os.sep}. Record one with `llamatelemetry run -- COMMAND`, "
+            "or name a file"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def read_spans(paths: Iterable[Path]) -> list[SpanRecord]:
@@ -142,6 +177,10 @@ def _span(span: Mapping[str, Any], scope: str, resource: Mapping[str, object]) -
         events=[
             Event(str(event.get("name", "")), int(event.get("timeUnixNano", 0)), _attributes(event))
             for event in span.get("events", ())
+        ],
+        links=[
+            Link(str(link.get("traceId", "")), str(link.get("spanId", "")), _attributes(link))
+            for link in span.get("links", ())
         ],
         scope=scope,
         resource=resource,

@@ -22,6 +22,14 @@ class Event(NamedTuple):
     attributes: Mapping[str, Any]
 
 
+class Link(NamedTuple):
+    """A span link. Ids are lowercase hex."""
+
+    trace_id: str
+    span_id: str
+    attributes: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class SpanRecord:
     """A finished span. Ids are lowercase hex; `kind` and `status` are OTLP's numbers."""
@@ -37,6 +45,7 @@ class SpanRecord:
     status: int = 0
     status_message: str = ""
     events: Sequence[Event] = ()
+    links: Sequence[Link] = ()
     scope: str = ""
     resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -90,6 +99,21 @@ class LogRecord:
     span_id: str | None = None
     scope: str = ""
     resource: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A command whose telemetry was recorded.
+
+    `after` has the numbers of the last rows before the run, by table. `ended_ns` and `exit_status`
+    are `None` if the recording was killed.
+    """
+
+    command: Sequence[str]
+    started_ns: int
+    ended_ns: int | None
+    exit_status: int | None
+    after: Mapping[str, int]
 
 
 Record = SpanRecord | MetricPoint | LogRecord

@@ -1,6 +1,7 @@
 """Tables of the SQLite database, and the conversion between records and rows.
 
-Columns have the names of the record's fields. A change of the tables raises `VERSION`.
+Columns have the names of the record's fields. A change of the tables raises `VERSION` and adds to
+`UPGRADES` the statements that change a file of the version before.
 """
 
 from __future__ import annotations
@@ -11,13 +12,24 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.local.records import Event, LogRecord, MetricPoint, Record, SpanRecord
+from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, Record, SpanRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-VERSION: Final = 1
-SCHEMA: Final = """
+VERSION: Final = 2
+# Commands whose telemetry the file has. The rows of a run come after the numbers in `after`.
+_RUNS: Final = """
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY,
+    command TEXT NOT NULL,
+    started_ns INTEGER NOT NULL,
+    ended_ns INTEGER,
+    exit_status INTEGER,
+    after TEXT NOT NULL
+);
+"""
+SCHEMA: Final = f"""
 CREATE TABLE resources (
     id INTEGER PRIMARY KEY,
     attributes TEXT NOT NULL UNIQUE
@@ -36,6 +48,7 @@ CREATE TABLE spans (
     scope TEXT NOT NULL,
     attributes TEXT NOT NULL,
     events TEXT,
+    links TEXT,
     UNIQUE (trace_id, span_id)
 );
 CREATE TABLE points (
@@ -66,13 +79,19 @@ CREATE TABLE logs (
     body TEXT NOT NULL,
     attributes TEXT NOT NULL
 );
-"""
+{_RUNS}"""
+# By version of the file.
+UPGRADES: Final[Mapping[int, str]] = {1: f"ALTER TABLE spans ADD COLUMN links TEXT; {_RUNS}"}
 
 to_json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"), allow_nan=True)
 
 
-def _dump_events(events: Sequence[Event]) -> str | None:
-    return to_json(events) if events else None
+def _dump_some(items: Sequence[Event | Link]) -> str | None:
+    return to_json(items) if items else None
+
+
+def _load_links(text: str | None) -> Sequence[Link]:
+    return [Link(*link) for link in json.loads(text)] if text else ()
 
 
 def _load_events(text: str | None) -> Sequence[Event]:
@@ -82,13 +101,14 @@ def _load_events(text: str | None) -> Sequence[Event]:
 _JSON: Final = ("attributes", "body", "bounds", "buckets")
 _DUMP: Final[Mapping[str, Callable[[Any], str | None]]] = {
     **dict.fromkeys(_JSON, to_json),
-    "events": _dump_events,
+    **dict.fromkeys(("events", "links"), _dump_some),
 }
 # SQLite stores booleans as integers.
 _LOAD: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_JSON, json.loads),
     **dict.fromkeys(("is_monotonic", "is_delta"), bool),
     "events": _load_events,
+    "links": _load_links,
 }
 
 

@@ -11,16 +11,18 @@ import contextlib
 import json
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry._private_files import make_private_directory, make_private_file
-from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, VERSION, to_json
+from llamatelemetry.local.records import Run
+from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, UPGRADES, VERSION, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from llamatelemetry.local.records import LogRecord, MetricPoint, Record, SpanRecord
@@ -78,13 +80,10 @@ class Store:
         Raises:
             StoreWriteError: The disk is full, or the file is damaged.
         """
-        with self._lock:
-            try:
-                with self._connection:  # a transaction
-                    number = self._insert(records)
-                self._prune()
-            except sqlite3.Error as error:
-                raise StoreWriteError(f"cannot write to {self.path}: {error}") from error
+        with self._writing():
+            number = self._insert(records)
+        with self._writing():
+            self._prune()
         return number
 
     def _insert(self, records: Iterable[Record]) -> int:
@@ -134,13 +133,48 @@ class Store:
         }
         table = max(counts, key=counts.__getitem__)
         oldest = max(1, int(counts[table] * _PRUNED_FRACTION))
-        with self._connection:
-            self._connection.execute(
-                f"DELETE FROM {table} WHERE rowid IN "  # noqa: S608 - one of three names
-                f"(SELECT rowid FROM {table} ORDER BY rowid LIMIT ?)",
-                (oldest,),
-            )
+        self._connection.execute(
+            f"DELETE FROM {table} WHERE rowid IN "  # noqa: S608 - one of three names
+            f"(SELECT rowid FROM {table} ORDER BY rowid LIMIT ?)",
+            (oldest,),
+        )
         self.pruned += oldest
+
+    def begin_run(self, command: Sequence[str]) -> Run:
+        """Add a run, to which all records written from now on belong.
+
+        Raises:
+            StoreWriteError: The disk is full, or the file is damaged.
+        """
+        with self._writing() as connection:
+            after = {table: _last_row(connection, table) for table in TABLES}
+            run = Run(tuple(command), time.time_ns(), None, None, after)
+            connection.execute(
+                "INSERT INTO runs(command, started_ns, after) VALUES (?, ?, ?)",
+                (to_json(run.command), run.started_ns, to_json(after)),
+            )
+        return run
+
+    def end_run(self, exit_status: int) -> None:
+        """Save when the newest run ended, and the exit status of its command.
+
+        Raises:
+            StoreWriteError: The disk is full, or the file is damaged.
+        """
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE runs SET ended_ns = ?, exit_status = ? WHERE id = (SELECT max(id) FROM runs)",
+                (time.time_ns(), exit_status),
+            )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Generator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                with self._connection:  # a transaction
+                    yield self._connection
+            except sqlite3.Error as error:
+                raise StoreWriteError(f"cannot write to {self.path}: {error}") from error
 
     def close(self) -> None:
         """Close the database and merge the write-ahead log into the file."""
@@ -195,9 +229,17 @@ class StoreReader:
         """Return the number of the newest row of `spans`, `points` or `logs`; 0 if empty."""
         if table not in TABLES:
             raise ValueError(f"table must be one of {', '.join(TABLES)}, got {table!r}")
-        query = f"SELECT coalesce(max(rowid), 0) FROM {table}"  # noqa: S608 - one of three names
         with self._damage_reported():
-            return self._connection.execute(query).fetchone()[0]
+            return _last_row(self._connection, table)
+
+    def runs(self) -> list[Run]:
+        """Return the recorded commands, from the first to the newest."""
+        query = "SELECT command, started_ns, ended_ns, exit_status, after FROM runs ORDER BY id"
+        with self._damage_reported():
+            return [
+                Run(tuple(json.loads(command)), started, ended, status, json.loads(after))
+                for command, started, ended, status, after in self._connection.execute(query)
+            ]
 
     def _records(self, name: str, after: int) -> Iterator[Any]:
         table = TABLES[name]
@@ -223,6 +265,11 @@ class StoreReader:
         return known
 
 
+def _last_row(connection: sqlite3.Connection, table: str) -> int:
+    query = f"SELECT coalesce(max(rowid), 0) FROM {table}"  # noqa: S608 - one of three names
+    return connection.execute(query).fetchone()[0]
+
+
 def _connect(path: Path, *, writing: bool) -> sqlite3.Connection:
     """Open a database. Creates the tables if the file is empty and `writing` is set."""
     try:
@@ -233,6 +280,11 @@ def _connect(path: Path, *, writing: bool) -> sqlite3.Connection:
         if tables == 0 and writing:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
+            version = VERSION
+        if version in UPGRADES:
+            connection.executescript(
+                f"BEGIN; {UPGRADES[version]} PRAGMA user_version = {VERSION}; COMMIT;"
+            )
             version = VERSION
         connection.execute("PRAGMA synchronous = NORMAL")
     except sqlite3.OperationalError as error:

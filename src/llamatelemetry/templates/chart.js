@@ -3,10 +3,13 @@
 // plot: { title, x: axis, y: [axis, ...], series: [...], legend: whether to draw a legend }
 // axis: { title, type: "log" or "time" (milliseconds since the epoch), low, high: fixed ends,
 //   reversed: whether the lowest value is at the top, right: whether the axis is on the right,
-//   from, to: the fractions of the plot's height between which the axis lies }
+//   from, to: the fractions of the plot's height between which the axis lies,
+//   bare: whether the axis has no ticks }
 // series: { name, color, kind: "line", "step", "segments", "bars", "dots" or "crosses", x, y,
 //   x2, y2: the other ends of segments and bars, axis: index of the y axis, width, dash,
-//   text: labels next to the points, tips: (index) => text, off: whether the series is hidden }
+//   text: labels next to the points, tips: (index) => text, off: whether the series is hidden,
+//   open: (index) => what a click on a mark does }
+// zoomed: (range of x or null) => called after the shown part has changed, to draw it more exactly
 
 const NEAR = 25; // pixels within which the pointer finds a mark
 const STEPS_MS = [
@@ -96,8 +99,7 @@ class Chart {
     this.svg.addEventListener("pointerdown", (event) => this.pressed(event));
     this.svg.addEventListener("pointerup", (event) => this.released(event));
     this.svg.addEventListener("dblclick", () => {
-      this.zoom = null;
-      this.draw();
+      this.show(null);
     });
     new ResizeObserver(() => this.draw()).observe(box);
   }
@@ -143,7 +145,7 @@ class Chart {
     const side = axis.right ? left + width : left;
     const outwards = axis.right ? 1 : -1;
     const drawn = [];
-    for (const [value, text] of ticksOf(axis, ...range, height / 32)) {
+    for (const [value, text] of axis.bare ? [] : ticksOf(axis, ...range, height / 32)) {
       const line = from + y(value);
       if (!axis.right) drawn.push(shape("path", { class: "grid", d: `M${left} ${line}h${width}` }));
       drawn.push(shape("text", { x: side + 6 * outwards, y: line + 4, "text-anchor": axis.right ? "start" : "end" }, text));
@@ -175,7 +177,8 @@ class Chart {
       if (here) path += PATHS[each.kind](this.mark(each, at, y).map((pixel) => Math.round(pixel * 10) / 10), start);
       start = !here;
     }
-    const paint = each.kind === "bars" ? `fill: ${each.color}` : `stroke: ${each.color}; stroke-width: ${each.width || 1.5}; stroke-linecap: ${["dots", "segments"].includes(each.kind) ? "round" : "butt"}`;
+    // The thin outline keeps bars visible that are narrower than a pixel.
+    const paint = each.kind === "bars" ? `fill: ${each.color}; stroke: ${each.color}; stroke-width: .5` : `stroke: ${each.color}; stroke-width: ${each.width || 1.5}; stroke-linecap: ${["dots", "segments"].includes(each.kind) ? "round" : "butt"}`;
     inner.append(shape("path", { class: "series", d: path, style: paint, "stroke-dasharray": each.dash || "none" }));
     (each.text || []).forEach((text, at) => {
       const [x, , top] = this.mark(each, at, y);
@@ -208,10 +211,12 @@ class Chart {
         }
       }
     }
+    this.svg.style.cursor = best && best.each.open ? "pointer" : "";
     this.point(best, event);
   }
 
   point(best, event) {
+    this.found = best;
     if (this.marked) this.marked.remove();
     showTip(best ? best.each.tips(best.at) : "", event);
     if (!best) return;
@@ -224,8 +229,8 @@ class Chart {
     const [x, y] = this.place(event);
     const panel = this.panels.find((each) => y >= each.from && y <= each.from + each.height);
     if (!panel || event.button) return;
+    this.drag = { panel, x, y, found: this.found };
     this.point(null, event);
-    this.drag = { panel, x, y };
     this.frame = shape("path", { class: "zoomed" });
     panel.inner.append(this.frame);
     this.svg.setPointerCapture(event.pointerId);
@@ -236,7 +241,10 @@ class Chart {
     const [[x, y], { panel, ...from }] = [this.place(event), this.drag];
     this.drag = null;
     this.frame.remove();
-    if (Math.abs(x - from.x) < 6) return;
+    if (Math.abs(x - from.x) < 6) {
+      if (from.found && from.found.each.open) from.found.each.open(from.found.at);
+      return;
+    }
     const between = (scale, one, other) => [scale.back(one), scale.back(other)].sort((a, b) => a - b);
     const zoom = { x: between(this.x, from.x - panel.left, x - panel.left), y: { ...(this.zoom ? this.zoom.y : {}) } };
     if (Math.abs(y - from.y) > 30) {
@@ -244,8 +252,13 @@ class Chart {
         zoom.y[each.at] = between(each.y, from.y - each.from, y - each.from);
       }
     }
+    this.show(zoom);
+  }
+
+  show(zoom) {
     this.zoom = zoom;
-    this.draw();
+    if (this.plot.zoomed) this.plot.zoomed(zoom && zoom.x);
+    else this.draw();
   }
 }
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from llamatelemetry.bench import RunRecord, SweepResults
+from llamatelemetry.bench.report.tables import comparison_table
 from llamatelemetry.bench.sweep import SweepPoint
 from tests.bench.example_results import EVIL, record, results
 from tests.support import browser
@@ -39,3 +40,28 @@ def test_report_page_draws_plots_in_browser(tmp_path, name):
     assert drawn == {"results": [3, 3, 5, 1], "client only": [3, 2, 2, 1], "sweep": [3]}[name]
     assert "<img" not in body
     assert "alert('x')&lt;/script&gt;" in body or name != "results"
+
+
+def test_page_shows_comparison_and_server(tmp_path):
+    environment = {"server.url": "http://127.0.0.1:8080"}
+    baseline = results()
+    candidate = results(environment=environment)
+    comparison = candidate.compare(baseline)
+    page = candidate.to_html(tmp_path / "bench.html", comparison=comparison)
+    assert (tmp_path / "bench.html").read_text(encoding="utf-8") == page
+    assert "http://127.0.0.1:8080" in page
+    said = browser.run_in_page(
+        tmp_path,
+        page,
+        """
+        const width = document.documentElement.clientWidth;
+        said.headings = [...document.querySelectorAll("h2")].map((each) => each.textContent);
+        said.verdicts = [...document.querySelectorAll("td[data-label=Verdict]")].length;
+        said.wide = [...document.querySelectorAll("main *")].filter((each) =>
+          !each.closest("svg") && each.getBoundingClientRect().right > width + 1).length;
+        """,
+        frame_width=400,
+    )
+    assert said["headings"][:2] == [comparison_table(comparison).title, "Results"]
+    assert said["verdicts"] == len(comparison.metrics)
+    assert said["wide"] == 0

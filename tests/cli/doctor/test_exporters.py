@@ -77,9 +77,13 @@ def signals(address: str) -> list[str]:
             ],
         ),
         ({"LLAMATELEMETRY_EXPORTER": "file"}, signals("file (./llamatelemetry-data)")),
-        ({"LLAMATELEMETRY_EXPORTER": "console"}, signals("console")),
+        ({"LLAMATELEMETRY_EXPORTER": "console-json"}, signals("console")),
         (
-            {"LLAMATELEMETRY_EXPORTER": "console", "LLAMATELEMETRY_METRICS": "false"},
+            {"LLAMATELEMETRY_EXPORTER": "console"},
+            ["traces: console", "metrics: none", "logs: none"],
+        ),
+        (
+            {"LLAMATELEMETRY_EXPORTER": "console-json", "LLAMATELEMETRY_METRICS": "false"},
             ["traces: console", "metrics: none", "logs: console"],
         ),
         (

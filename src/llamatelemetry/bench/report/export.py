@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llamatelemetry._table import html_table
 from llamatelemetry.bench.report.tables import render_markdown
 from llamatelemetry.bench.report.terminal import render_text
 
@@ -28,6 +29,11 @@ class Printable(ABC):
     def __str__(self) -> str:
         return self.summary()
 
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        table = self._table()
+        return html_table(table.title, table.header, table.rows, notes=table.notes)
+
     def to_markdown(self) -> str:
         """Return the table of `summary()` as Markdown."""
         return render_markdown(self._table())
@@ -49,10 +55,7 @@ class Exportable(Printable):
         Raises:
             ImportError: Jinja2 is not installed.
         """
-        page = self._page()
-        if path is not None:
-            Path(path).write_text(page, encoding="utf-8", errors="replace")
-        return page
+        return write_page(self._page(), path)
 
     def save(self, path: str | Path) -> Path:
         """Write a file and return its path. The suffix selects the format.
@@ -67,3 +70,10 @@ class Exportable(Printable):
 
     def _formats(self) -> dict[str, Callable[[], str]]:
         return {".md": self.to_markdown, ".html": self.to_html}
+
+
+def write_page(page: str, path: str | Path | None) -> str:
+    """Write a page to `path` if given, and return it."""
+    if path is not None:
+        Path(path).write_text(page, encoding="utf-8", errors="replace")
+    return page

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 from llamatelemetry._html_page import fill_page
 from llamatelemetry.bench.analysis.metrics import METRICS
 from llamatelemetry.bench.report.plots import results_plots, sweep_plots
-from llamatelemetry.bench.report.tables import number, results_table, sweep_table
+from llamatelemetry.bench.report.tables import (
+    comparison_table,
+    number,
+    results_table,
+    sweep_table,
+)
 
 if TYPE_CHECKING:
+    from llamatelemetry.bench.analysis.comparison import Comparison
     from llamatelemetry.bench.records import RequestRecord
     from llamatelemetry.bench.report.plots import Plot
     from llamatelemetry.bench.report.tables import Table
@@ -21,11 +27,12 @@ if TYPE_CHECKING:
 _MAX_ROWS: Final = 500
 
 
-def results_page(results: BenchmarkResults) -> str:
-    """Return the HTML page of a benchmark."""
+def results_page(results: BenchmarkResults, comparison: Comparison | None = None) -> str:
+    """Return the HTML page of a benchmark, with its comparison if there is one."""
     heading = f"Benchmark of {results.model or 'a model'}"
     table, plots = results_table(results), results_plots(results)
-    return _render(heading, table, plots, results, results.requests)
+    compared = None if comparison is None else comparison_table(comparison)
+    return _render(heading, table, plots, results, results.requests, comparison=compared)
 
 
 def sweep_page(sweep: SweepResults) -> str:
@@ -61,6 +68,8 @@ def _render(
     plots: Sequence[Plot],
     results: BenchmarkResults,
     requests: Sequence[RequestRecord],
+    *,
+    comparison: Table | None = None,
 ) -> str:
     conditions = {**results.fingerprint, **results.settings, **results.environment}
     return fill_page(
@@ -69,6 +78,8 @@ def _render(
         feature="An HTML report",
         heading=heading,
         table=table,
+        comparison=comparison,
+        server_url=results.environment.get("server.url", ""),
         plots=plots,
         metrics=METRICS,
         conditions=[(name, str(each)) for name, each in conditions.items() if each is not None],

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from llamatelemetry.bench.results import BenchmarkResults
     from llamatelemetry.bench.sweep import SweepResults
 
-# Okabe and Ito's palette, which is safe for color-blind readers.
+# Colors of templates/page.css, which are safe for color-blind readers.
 _COLORS: Final = {
-    "ttft": "#0072B2",
-    "tpot": "#009E73",
-    "itl": "#56B4E9",
-    "e2e": "#D55E00",
-    "lag": "#999999",
-    "queue": "#E69F00",
-    "prefill": "#0072B2",
-    "decode": "#009E73",
-    "remainder": "#CC79A7",
+    "ttft": "var(--prefill)",
+    "tpot": "var(--decode)",
+    "itl": "var(--network)",
+    "e2e": "var(--again)",
+    "lag": "var(--other)",
+    "queue": "var(--queue)",
+    "prefill": "var(--prefill)",
+    "decode": "var(--decode)",
+    "remainder": "var(--shared)",
 }
 _DISTRIBUTIONS: Final = ("ttft", "itl", "tpot", "e2e", "queue", "prefill", "decode")
 _PHASES: Final = ("lag", "queue", "prefill", "decode", "remainder")
@@ -93,7 +93,7 @@ def _over_time(records: Sequence[RequestRecord]) -> Plot:
     failed = [record for record in records if not record.ok]
     if failed:
         values = [round(record.e2e_s * 1000, 3) for record in failed]
-        marks.append(_marks("Failed", failed, values, "#CC3311", "crosses"))
+        marks.append(_marks("Failed", failed, values, "var(--bad)", "crosses"))
     return _plot("Latency over the run", marks, _TIME_TITLE, "Latency (ms)")
 
 

@@ -13,6 +13,7 @@ from llamatelemetry.bench.targets.target import (
     ServerFacts,
     server_kind,
 )
+from llamatelemetry.config import mask_url
 from llamatelemetry.genai import as_count, as_list, as_str, get_field, server_of
 from llamatelemetry.genai.own_requests import httpx_mounts
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP, PROVIDER_OPENAI
@@ -33,6 +34,7 @@ class LlamaTarget(BenchmarkTarget):
         self._client = client
         observe_llama(client)
         self.server = _server_at(client.base_url)
+        self.url = mask_url(client.base_url)
         self.facts = ServerFacts(PROVIDER_LLAMA_CPP)
 
     async def open(self) -> None:
@@ -133,6 +135,7 @@ class _OpenAI(BenchmarkTarget):
 
     def __init__(self, client: Any) -> None:
         self.server = _server_at(str(client.base_url))
+        self.url = mask_url(str(client.base_url))
         known = None if self.server is None else self.server.provider
         self._is_openai = known == PROVIDER_OPENAI
         self.provider = known or PROVIDER_OPENAI

@@ -63,6 +63,7 @@ class BenchmarkTarget:
     is_blocking = False
     is_streaming = True
     has_queue = True
+    url = ""  # of the server, without credentials
     provider: str
     server: Server | None
     facts: ServerFacts

@@ -7,11 +7,13 @@ refer to it by index. The page compresses the columns as well.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.local.calls import recorded_call
 from llamatelemetry.local.joined_calls import join_calls
+from llamatelemetry.local.records import KIND_CLIENT, KIND_SERVER
+from llamatelemetry.local.report.parts import MEASURED, CallTimes, measured_parts
+from llamatelemetry.local.report.series import series
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -24,13 +26,12 @@ if TYPE_CHECKING:
 # After this many characters of long texts in total, further long texts are truncated.
 MAX_LONG_CHARS: Final = 24_000_000
 _LONG: Final = 400
-_ROLES: Final = {"queue": 2, "prefill": 3, "decode": 4}
-_GPU_METRICS: Final = {
-    "hw.gpu.utilization": "load",
-    "hw.gpu.memory.usage": "memory",
-    "hw.power": "power",
-    "hw.temperature": "temperature",
-}
+_CALL: Final = 1
+_PHASES: Final = {"queue": 2, "prefill": 3, "decode": 4}
+_STEP: Final = 5
+_TOOL: Final = 6
+_HTTP: Final = 7
+_SERVER: Final = 8
 _CONTENT: Final = (
     *(names.GEN_AI_SYSTEM_INSTRUCTIONS, names.GEN_AI_INPUT_MESSAGES),
     *(names.GEN_AI_OUTPUT_MESSAGES, names.GEN_AI_TOOL_DEFINITIONS),
@@ -57,6 +58,9 @@ class _DistinctValues:
             self.values.append(value)
         return known
 
+    def pairs(self, attributes: Mapping[str, Any]) -> list[int]:
+        return [self.index_of(each) for pair in attributes.items() for each in pair]
+
     def _truncated(self, text: str) -> str:
         self._long_chars += len(text)
         return text if self._long_chars <= MAX_LONG_CHARS else f"{text[:_LONG]}…"
@@ -68,85 +72,140 @@ def columns(
     logs: Iterable[LogRecord] = (),
     *,
     calls: Sequence[JoinedCall] | None = None,
+    times: CallTimes = MEASURED,
 ) -> dict[str, Any]:
-    """Return records in columnar form, with times in microseconds since the epoch.
+    """Return records in columnar form, with times in microseconds.
 
-    - `spans` has one list per column. `trace`, `name`, `service` and the keys and values in
-      `attributes` are indexes into `values`. `role` is 1 for a call, 2 to 4 for queue, prefill
-      and decode, 0 for any other span. Of several spans of one call, one has the role and the
-      figures of the call.
-    - `events` has the span events by row of the span.
-    - `gpu` has one time series per metric and device.
+    - `spans` has one list per column. `trace`, `name`, `scope` and the keys and values in
+      `attributes` are indexes into `values`. `resource` is an index into `resources`, `start` is
+      the time since `base`. `role` is 1 for a call, 2 to 4 for queue, prefill and decode, 5 for a
+      workflow or agent, 6 for a tool, 7 for an HTTP request, 8 for a server's span, else 0. Of
+      several spans of one call, one has the role and the figures of the call.
+    - `call` has the figures of a call; `parts` the parts of its time: name, duration and evidence
+      in turn; `why` the sentence about it.
+    - `events` and `links` have those of a span by its row.
+    - `series` has one time series per metric and device.
 
     Args:
         spans: The spans.
         points: Metric data points.
         logs: Log records.
         calls: The calls, if `spans` has only some of their spans.
+        times: Where the time of the calls went.
     """
-    found = join_calls(spans) if calls is None else calls
-    recorded = {(call.span.trace_id, call.span.span_id): recorded_call(call) for call in found}
+    joined = join_calls(spans) if calls is None else calls
+    by_span = {(call.span.trace_id, call.span.span_id): call for call in joined}
     values = _DistinctValues()
     content = _content_by_span(logs)
+    base = min((span.start_ns for span in spans), default=0) // 1000
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    events: dict[int, list[Any]] = {}
-    for row, span in enumerate(spans):
+    resources: dict[str, int] = {}
+    resource_pairs: list[list[int]] = []
+    for span in spans:
         span_id = (span.trace_id, span.span_id)
-        _add(rows, span, recorded.get(span_id), values, content.get(span_id, {}))
-        if span.events:
-            events[row] = [
-                [values.index_of(event.name), _us(event.time_ns), _pairs(event.attributes, values)]
+        found = content.get(span_id, {})
+        cells = _cells(span, by_span.get(span_id), values, found, times)
+        cells["start"] = _us(span.start_ns) - base
+        key = json.dumps(dict(span.resource), sort_keys=True)
+        if key not in resources:
+            resources[key] = len(resource_pairs)
+            resource_pairs.append(values.pairs(span.resource))
+        cells["resource"] = resources[key]
+        for name, column in rows.items():
+            column.append(cells[name])
+    return {
+        "base": base,
+        "spans": rows,
+        "resources": resource_pairs,
+        "events": {
+            row: [
+                [values.index_of(event.name), _us(event.time_ns), values.pairs(event.attributes)]
                 for event in span.events
             ]
-    return {"spans": rows, "events": events, "gpu": _series(points), "values": values.values}
+            for row, span in enumerate(spans)
+            if span.events
+        },
+        "links": {
+            row: [
+                [link.trace_id, link.span_id, values.pairs(link.attributes)] for link in span.links
+            ]
+            for row, span in enumerate(spans)
+            if span.links
+        },
+        "series": series(points),
+        "values": values.values,
+    }
 
 
 _COLUMNS: Final = (
-    *("trace", "id", "parent", "name", "service", "process", "start", "duration"),
-    *("failed", "message", "role", "call", "attributes"),
+    *("trace", "id", "parent", "name", "scope", "resource", "start", "duration"),
+    *("failed", "message", "role", "call", "parts", "why", "attributes"),
 )
 
 
-def _add(
-    rows: Mapping[str, list[Any]],
+def _cells(
     span: SpanRecord,
-    call: RecordedCall | None,
+    joined: JoinedCall | None,
     values: _DistinctValues,
     content: Mapping[str, Any],
-) -> None:
-    resource = span.resource
-    cells: dict[str, Any] = {
+    times: CallTimes,
+) -> dict[str, Any]:
+    call = joined and recorded_call(joined)
+    time = joined and (times.calls.get(span.span_id) or measured_parts(joined))
+    return {
         "trace": values.index_of(span.trace_id),
         "id": span.span_id,
         "parent": span.parent_span_id or "",
         "name": values.index_of(span.name),
-        "service": values.index_of(str(resource.get("service.name", ""))),
-        "process": values.index_of(
-            resource.get("process.pid", resource.get("service.instance.id"))
-        ),
-        "start": _us(span.start_ns),
+        "scope": values.index_of(span.scope),
         "duration": _us(span.end_ns - span.start_ns),
         "failed": int(span.failed),
         "message": values.index_of(span.status_message),
-        "role": 1 if call else _ROLES.get(str(span.attributes.get(names.PHASE)), 0),
-        "call": call
-        and [
-            *(values.index_of(call.operation), values.index_of(call.model)),
-            *(call.input_tokens, call.output_tokens, call.ttft_ms, call.tpot_ms),
-            values.index_of(call.error),
-        ],
-        "attributes": _pairs({**span.attributes, **content}, values),
+        "role": _role(span, call),
+        "call": call and _figures(call, values),
+        "parts": time and _parts(time.parts, values),
+        "why": values.index_of(time.sentence if time else ""),
+        "attributes": values.pairs({**span.attributes, **content}),
     }
-    for name, column in rows.items():
-        column.append(cells[name])
 
 
-def _pairs(attributes: Mapping[str, Any], values: _DistinctValues) -> list[int]:
-    return [values.index_of(each) for pair in attributes.items() for each in pair]
+def _figures(call: RecordedCall, values: _DistinctValues) -> list[Any]:
+    return [
+        *(values.index_of(call.operation), values.index_of(call.model)),
+        *(call.input_tokens, call.cached_tokens, call.output_tokens),
+        *(_rounded(call.ttft_ms), _rounded(call.tpot_ms)),
+        values.index_of(call.error),
+    ]
+
+
+def _parts(parts: Sequence[tuple[str, float, str]], values: _DistinctValues) -> list[int]:
+    return [
+        each
+        for name, ms, evidence in parts
+        for each in (values.index_of(name), round(ms * 1000), values.index_of(evidence))
+    ]
+
+
+def _role(span: SpanRecord, call: RecordedCall | None) -> int:
+    found = span.attributes
+    if call is not None:
+        return _CALL
+    if names.PHASE in found:
+        return _PHASES.get(str(found[names.PHASE]), 0)
+    operation = found.get(names.GEN_AI_OPERATION_NAME)
+    if operation is not None:
+        return _TOOL if operation == "execute_tool" else _STEP
+    if span.kind == KIND_SERVER:
+        return _SERVER
+    return _HTTP if span.kind == KIND_CLIENT else 0
 
 
 def _us(nanoseconds: int) -> int:
     return nanoseconds // 1000
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 3)
 
 
 def _content_by_span(logs: Iterable[LogRecord]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -158,24 +217,6 @@ def _content_by_span(logs: Iterable[LogRecord]) -> dict[tuple[str, str], dict[st
                 name: log.attributes[name] for name in _CONTENT if name in log.attributes
             }
     return found
-
-
-def _series(points: Iterable[MetricPoint]) -> list[dict[str, Any]]:
-    series: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-    for point in points:
-        if point.name in _GPU_METRICS and point.value is not None:
-            device = str(point.attributes.get("hw.name", point.attributes.get("hw.id", "GPU")))
-            series[point.name, device].append((_us(point.time_ns), float(point.value)))
-    return [
-        {
-            "metric": metric,
-            "label": _GPU_METRICS[metric],
-            "device": device,
-            "times": [time for time, _ in sorted(found)],
-            "values": [value for _, value in sorted(found)],
-        }
-        for (metric, device), found in sorted(series.items())
-    ]
 
 
 def compact(value: Any) -> str:

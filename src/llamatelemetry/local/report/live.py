@@ -16,15 +16,16 @@ from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
-from llamatelemetry.local.report.page import render, summary_rows
+from llamatelemetry.local.report.page import render
 from llamatelemetry.local.store import StoreError, StoreReader
+from llamatelemetry.local.summary_table import summary_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from llamatelemetry.local.joined_calls import JoinedCall
-    from llamatelemetry.local.records import MetricPoint, SpanRecord
+    from llamatelemetry.local.records import MetricPoint, Run, SpanRecord
 
 _logger = logging.getLogger("llamatelemetry.local")
 
@@ -33,18 +34,18 @@ _IDLE_S: Final = 30
 
 
 class LivePage:
-    """A server of the page of a database, on loopback, that serves from its construction.
+    """A server of the page of a database or of one run, on loopback, that serves from its construction.
 
     Raises:
         ImportError: Jinja2 is not installed.
         OSError: The port is in use.
     """
 
-    def __init__(self, path: Path, *, port: int = 0) -> None:
+    def __init__(self, path: Path, *, port: int = 0, run: Run | None = None) -> None:
         # Fail now instead of in a request if Jinja2 is missing.
         check_installed("An HTML report")
         self._token = secrets.token_urlsafe(24)
-        self._server = _LivePageServer((_HOST, port), _LiveDatabase(path), self._token)
+        self._server = _LivePageServer((_HOST, port), _LiveDatabase(path, run), self._token)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -69,12 +70,14 @@ class LivePage:
 class _LiveDatabase:
     """Incremental reader of a database that is being written."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, run: Run | None) -> None:
+        self._run = run
         self._lock = threading.Lock()
         self._reader = StoreReader(path)
         self._spans: list[SpanRecord] = []
         self._points: list[MetricPoint] = []
-        self._summarized_up_to = (0, 0)
+        after: Mapping[str, int] = {} if run is None else run.after
+        self._summarized_up_to = (after.get("spans", 0), after.get("points", 0))
 
     def close(self) -> None:
         with self._lock:
@@ -82,7 +85,7 @@ class _LiveDatabase:
 
     def page(self) -> str:
         with self._lock:
-            whole = Recording.of_store(self._reader)
+            whole = Recording.of_store(self._reader, self._run)
             position = self._position()
         return render(whole, live=True, position=position)
 
@@ -93,21 +96,21 @@ class _LiveDatabase:
             new_points = list(self._reader.points(after=points))
             new_logs = list(self._reader.logs(after=logs))
             position = self._position()
-            rows = self._summary()
+            table = self._summary()
             calls = join_calls(self._spans) if new else ()
         found = columns([*new, *_changed(calls, new)], new_points, new_logs, calls=calls)
-        return compact({"columns": found, "next": position, "summary": rows})
+        return compact({"columns": found, "next": position, "summary": table})
 
     def _position(self) -> str:
         tables = ("spans", "points", "logs")
         return ".".join(str(self._reader.last_row(table)) for table in tables)
 
-    def _summary(self) -> list[list[Any]]:
+    def _summary(self) -> dict[str, Any]:
         spans, points = self._summarized_up_to
         self._spans += self._reader.spans(after=spans)
         self._points += self._reader.points(after=points)
         self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
-        return summary_rows(summarize(self._spans, self._points))
+        return summary_table(summarize(self._spans, self._points))
 
 
 def _changed(calls: Iterable[JoinedCall], new: Iterable[SpanRecord]) -> Iterator[SpanRecord]:

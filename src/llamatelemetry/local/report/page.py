@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import base64
 import gzip
+import shlex
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamatelemetry._html_page import fill_page
 from llamatelemetry._private_files import make_private_directory, write_private_text
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.report.columns import columns, compact
+from llamatelemetry.local.report.parts import MEASURED, explained_times
+from llamatelemetry.local.summary_table import summary_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from llamatelemetry.local.calls import Quantiles, Summary
     from llamatelemetry.local.recording import Recording
-
-_UNKNOWN = "\N{EN DASH}"
-_COLUMNS = (
-    *("Operation", "Model", "Calls", "Errors", "Input tokens", "Output tokens", "Queue (ms)"),
-    *("TTFT (ms)", "TPOT (ms)", "Duration (ms)", "Output tokens/s", "Energy (J)"),
-)
+    from llamatelemetry.local.records import Run
 
 
 def write_report(recorded: Recording, path: Path) -> None:
@@ -46,51 +44,42 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
         ImportError: Jinja2 is not installed.
     """
     summary = summarize(recorded.spans, recorded.points)
-    found = columns(recorded.spans, recorded.points, recorded.logs)
-    data = compact({**found, "next": position})
+    # An explanation needs all calls, so the live page shows what was measured.
+    times = MEASURED if live else explained_times(recorded)
+    found = columns(recorded.spans, recorded.points, recorded.logs, times=times)
+    data = compact(
+        {**found, "titles": times.titles, "summary": summary_table(summary), "next": position}
+    )
     return fill_page(
         "llamatelemetry.local.report",
         "report.html",
         feature="An HTML report",
-        data=base64.b64encode(gzip.compress(data.encode(errors="replace"), 6)).decode(),
-        columns=_COLUMNS,
-        rows=summary_rows(summary),
+        data=base64.b64encode(gzip.compress(data.encode(errors="replace"), 9)).decode(),
+        title=_title(recorded.runs),
+        facts=[
+            *_facts(recorded.runs),
+            *([", ".join(recorded.sources)] if recorded.sources else []),
+        ],
+        spans=len(recorded.spans),
+        notes=times.notes,
         errors=summary.errors.most_common(),
-        sources=", ".join(recorded.sources),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         live=live,
     )
 
 
-def summary_rows(summary: Summary) -> list[list[Any]]:
-    """Return the rows of the table of calls, with unknown numbers as a dash."""
-    return [
-        [
-            row.operation,
-            row.model or _UNKNOWN,
-            row.calls,
-            row.errors,
-            _whole(row.input_tokens),
-            _whole(row.output_tokens),
-            *map(_quantiles, (row.queue_ms, row.ttft_ms, row.tpot_ms, row.duration_ms)),
-            _number(row.tokens_per_s.p50 if row.tokens_per_s else None),
-            _number(row.energy_j),
-        ]
-        for row in summary.rows
-    ]
+def _title(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "Recorded telemetry"
+    return shlex.join(runs[-1].command) + (f" and {len(runs) - 1} runs before" * (len(runs) > 1))
 
 
-def _quantiles(quantiles: Quantiles | None) -> str:
-    if quantiles is None or quantiles.p95 is None:
-        return _number(None if quantiles is None else quantiles.p50)
-    return f"{_number(quantiles.p50)} / {_number(quantiles.p95)}"
-
-
-def _whole(value: int | None) -> str:
-    return _UNKNOWN if value is None else str(value)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return _UNKNOWN
-    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+def _facts(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield when the newest command ran, for how long, and its exit status."""
+    for run in runs[-1:]:
+        started = datetime.fromtimestamp(run.started_ns / 1e9).astimezone()
+        yield started.strftime("%Y-%m-%d %H:%M:%S %Z")
+        if run.ended_ns is not None:
+            yield f"ran for {(run.ended_ns - run.started_ns) / 1e9:.1f} s"
+        if run.exit_status is not None:
+            yield f"exit status {run.exit_status}"

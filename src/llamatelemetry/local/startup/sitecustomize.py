@@ -16,7 +16,9 @@ def _start():
     os.environ["PYTHONPATH"] = os.pathsep.join(each for each in path if each != here)
     try:
         _initialize()
+        _report()
     except Exception as error:
+        _report(str(error))
         # Other programs read the output of nested processes, so only the command itself reports.
         if os.environ.get("_LLAMATELEMETRY_RUN_PID") == str(os.getppid()):
             sys.stderr.write(
@@ -25,6 +27,17 @@ def _start():
             )
     finally:
         os.environ["PYTHONPATH"] = os.pathsep.join(path)
+
+
+def _report(error=""):  # pyright: ignore[reportMissingParameterType]
+    """Leave a file that says that this process was reached: its interpreter, and what failed."""
+    folder = os.environ.get("_LLAMATELEMETRY_RUN_PROCESSES")
+    if folder:
+        try:
+            with open(os.path.join(folder, str(os.getpid())), "w") as file:
+                file.write(sys.executable + "\n" + error)
+        except OSError:  # `run` has ended
+            return
 
 
 def _initialize():

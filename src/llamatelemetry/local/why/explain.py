@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from llamatelemetry.local.recording import read_recorded
+from llamatelemetry.local.recording import latest_run, read_recorded
 from llamatelemetry.local.why.cache import CacheHistory
 from llamatelemetry.local.why.events import read_events
 from llamatelemetry.local.why.explanation import (
@@ -25,12 +24,11 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from llamatelemetry.local.recording import Recording
     from llamatelemetry.local.why.calls import Call
     from llamatelemetry.local.why.explanation import Part
-
-_RUNS: Final = Path("llamatelemetry-data")
 
 
 def why(path: Path | str | None = None) -> Explanation:
@@ -45,17 +43,7 @@ def why(path: Path | str | None = None) -> Explanation:
         StoreError: The path is an SQLite file, but not a database of this version.
         ValueError: The path is another kind of file.
     """
-    return explain(read_recorded(_latest_run() if path is None else path))
-
-
-def _latest_run() -> Path:
-    found = sorted(_RUNS.glob("*.db"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise FileNotFoundError(
-            f"no recorded run in {_RUNS}. Record one with `llamatelemetry run -- COMMAND`, "
-            "or name a file"
-        )
-    return found[-1]
+    return explain(read_recorded(latest_run() if path is None else path))
 
 
 def explain(recording: Recording) -> Explanation:

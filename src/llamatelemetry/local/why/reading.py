@@ -44,7 +44,7 @@ def read_calls(recording: Recording) -> list[Call]:
     ]
     start_ns = min((call.span.start_ns for call in joined), default=0)
     # Only a database of `llamatelemetry run` lists its runs.
-    runs = _Runs([call.span for call in joined], getattr(recording, "runs", ()))
+    runs = _Runs([call.span for call in joined], recording.runs)
     found = [_read_call(call, runs.number_of(call.span), start_ns) for call in joined]
     return sorted(found, key=lambda call: (call.at, call.span.span_id))
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llamatelemetry._optional import required_by
+from llamatelemetry._table import html_table
 from llamatelemetry._terminal import printable
 
 if TYPE_CHECKING:
@@ -141,6 +142,20 @@ class TraceGraph:
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return nodes and edges as dictionaries."""
         return {"nodes": list(self._node_rows()), "edges": list(self._edge_rows())}
+
+    def _repr_html_(self) -> str:
+        """Return tables of the nodes and edges for a notebook."""
+
+        def figures(stats: ExecutionStats) -> list[str]:
+            mean = "" if stats.mean_ms is None else f"{stats.mean_ms:.1f}"
+            return [str(stats.count), str(stats.errors), mean]
+
+        header = ("Count", "Errors", "Mean (ms)")
+        nodes = [[node.kind, node.name, *figures(node.stats)] for node in self.nodes]
+        edges = [[edge.source, edge.kind, edge.target, *figures(edge.stats)] for edge in self.edges]
+        return html_table("Nodes", ("Kind", "Name", *header), nodes, texts=2) + html_table(
+            "Edges", ("From", "Relation", "To", *header), edges, texts=3
+        )
 
     def to_dataframes(self) -> tuple[Any, Any]:
         """Return nodes and edges as pandas data frames.
