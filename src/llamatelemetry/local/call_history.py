@@ -52,7 +52,7 @@ class CallHistory(SpanProcessor):
         self._forget_parent()
         ended = (
             each if isinstance(each, SpanRecord) else _record_of(each)
-            for each in tuple(self._ended)
+            for each in self._ended.copy()
         )
         return CallsSummary(summarize_calls(calls_from_spans(ended)))
 
