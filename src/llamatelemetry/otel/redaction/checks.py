@@ -73,7 +73,7 @@ def card_length(text: str) -> int:
 
 def _is_card(text: str) -> bool:
     digits = text.translate(_NO_SEPARATORS)
-    if not digits.isascii() or len(digits) not in _lengths_by_prefix()[int(digits[:4])]:
+    if not digits.isascii() or len(digits) not in _lengths(int(digits[:4])):
         return False
     codes = digits.encode()
     undoubled = codes[-1::-2]
@@ -82,14 +82,11 @@ def _is_card(text: str) -> bool:
 
 
 @cache
-def _lengths_by_prefix() -> list[frozenset[int]]:
-    """Return the valid lengths of a card number, indexed by its first four digits."""
-    return [
-        frozenset[int]().union(
-            *(lengths for known, size, lengths in _BRANDS if prefix // 10 ** (4 - size) in known)
-        )
-        for prefix in range(10_000)
-    ]
+def _lengths(prefix: int) -> frozenset[int]:
+    """Return the valid lengths of a card number by its first four digits."""
+    return frozenset[int]().union(
+        *(lengths for known, size, lengths in _BRANDS if prefix // 10 ** (4 - size) in known)
+    )
 
 
 def iban_length(text: str) -> int:
