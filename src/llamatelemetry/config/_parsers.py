@@ -211,7 +211,7 @@ def _parse_headers(value: object) -> dict[str, str]:
 
 def _parse_exporter(value: object) -> str:
     names = tuple(name.lower() for name in parse_list(_parse_text(value)))
-    if not names or not set(names) <= {"otlp", "console", "file", "none"}:
+    if not names or not set(names) <= {"otlp", "console", "file", "prometheus", "none"}:
         raise ValueError
     if "none" in names and len(names) > 1:
         raise ValueError
@@ -237,7 +237,7 @@ PATTERNS = ValueParser(
 )
 HEADERS = ValueParser("key=value pairs, comma-separated", _parse_headers)
 EXPORTER = ValueParser(
-    "one or more of otlp, console, file (comma-separated), or none", _parse_exporter
+    "one or more of otlp, console, file, prometheus (comma-separated), or none", _parse_exporter
 )
 SPAN_PROCESSORS = ValueParser("span processors", _parse_span_processors)
 
