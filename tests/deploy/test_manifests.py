@@ -22,7 +22,7 @@ from llamatelemetry.config import OPTIONS
 from tests.support.model_server import model_server
 from tests.support.otlp_receiver import http_receiver
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(DEPLOY.rglob("Dockerfile"))
 MANIFESTS = sorted(DEPLOY.rglob("*.yaml"))
