@@ -13,7 +13,8 @@ from llamatelemetry.bench.report.terminal import render_text
 from llamatelemetry.llama import LlamaServerError
 from llamatelemetry.llama.server.log import ServerLog
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from llamatelemetry.server_metrics.reader import ScrapeError, ServerReader
+from llamatelemetry.server_metrics.reader import ServerReader
+from llamatelemetry.server_metrics.scrape import ScrapeError
 from llamatelemetry.server_metrics.target import parse_target
 from tests.support.hostile_text import EVIL, assert_harmless
 

@@ -137,6 +137,16 @@ CASES = {
     "instrumentors": Case("auto", "ours", "theirs", ("LLAMATELEMETRY_INSTRUMENTORS", "all", "all")),
     "llamacpp_allow": Case((), ("a",), ("b",), ("LLAMATELEMETRY_LLAMACPP_ALLOW", "c", ("c",))),
     "llamacpp_deny": Case((), ("a",), ("b",), ("LLAMATELEMETRY_LLAMACPP_DENY", "c", ("c",))),
+    "server_metrics_urls": Case(
+        (),
+        ("http://a/metrics",),
+        ("http://b/metrics",),
+        (
+            "LLAMATELEMETRY_SERVER_METRICS_URLS",
+            "http://c:1/prometheus/metrics,http://c:2/v1/metrics",
+            ("http://c:1/prometheus/metrics", "http://c:2/v1/metrics"),
+        ),
+    ),
     "llamacpp_metrics_url": Case(
         (),
         ("http://a/metrics",),
@@ -350,6 +360,7 @@ BAD_VALUES = [
     ("LLAMATELEMETRY_PROPAGATE", "always", "propagate"),
     ("LLAMATELEMETRY_INSTRUMENTORS", "none", "instrumentors"),
     ("LLAMATELEMETRY_LLAMACPP_METRICS_URL", "localhost:8080/metrics", "llamacpp_metrics_url"),
+    ("LLAMATELEMETRY_SERVER_METRICS_URLS", "localhost:8080/metrics", "server_metrics_urls"),
     ("LLAMATELEMETRY_LOG_LEVEL", "loud", "log_level"),
 ]
 

@@ -6,20 +6,20 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from llamatelemetry.server_metrics.reader import (
-    ScrapeError,
-    ServerReader,
-    ServerScrape,
-    SlotUsage,
-    parse_slots,
-)
+from llamatelemetry.server_metrics.engines import LLAMA_CPP
+from llamatelemetry.server_metrics.llama_cpp import parse_slots
+from llamatelemetry.server_metrics.reader import ServerReader
+from llamatelemetry.server_metrics.scrape import ScrapeError, ServerScrape, SlotUsage
 from llamatelemetry.server_metrics.target import parse_target
 from tests.server_metrics.scripted import ScriptedModel
 from tests.support.loopback_server import ScriptedResponse
 
+BOTH = ["/props", "/metrics"]
+NO_ENGINE = "/metrics has no metrics of a known engine (llama.cpp, vLLM, SGLang,"
+
 
 def samples(readings: ServerScrape) -> dict[str | None, float]:
-    return {r.model: r.samples["prompt_tokens_total"] for r in readings.awake}
+    return {r.group.model: r.counters["prompt_tokens_total"] for r in readings.awake}
 
 
 class TestOneServer:
@@ -34,7 +34,7 @@ class TestOneServer:
     def test_scrape_sends_only_props_to_sleeping_model(self, serve):
         server = serve(ScriptedModel("smol", sleeping=True))
         reader = server.reader()
-        assert reader.scrape() == ServerScrape((), frozenset({"smol"}))
+        assert reader.scrape() == ServerScrape((), LLAMA_CPP, frozenset({"smol"}))
         assert server.paths == ["/props"]
 
     def test_scrape_requests_slots_only_after_activity(self, serve):
@@ -85,38 +85,45 @@ class TestOneServer:
             lambda path: ScriptedResponse(501) if path == "/slots" else original(path),
         )
         (reading,) = server.reader().scrape().awake
-        assert (reading.slots, reading.samples) == (None, {"prompt_tokens_total": 7})
+        assert (reading.slots, reading.counters) == (None, {"prompt_tokens_total": 7})
 
     @pytest.mark.parametrize(
-        ("fault", "reason", "needs_action"),
+        ("fault", "reason", "needs_action", "paths"),
         [
             (
                 ScriptedResponse(401),
                 "/props: HTTP 401: set LLAMA_API_KEY to the server's key",
                 True,
+                BOTH,
             ),
-            (ScriptedResponse(404), "/props: HTTP 404", True),
-            (ScriptedResponse(302, headers={"Location": "/elsewhere"}), "/props: HTTP 302", True),
+            (ScriptedResponse(404), "/metrics: HTTP 404: metrics may be switched off", True, BOTH),
+            (
+                ScriptedResponse(302, headers={"Location": "/elsewhere"}),
+                "/metrics: HTTP 302",
+                True,
+                BOTH,
+            ),
             (
                 ScriptedResponse(503, {"error": {"message": "Loading model"}}),
                 "/props: HTTP 503",
                 False,
+                ["/props"],
             ),
-            (ScriptedResponse(502), "/props: HTTP 502", False),
-            (ScriptedResponse(body=b"<html>"), "/props is not JSON", True),
-            (ScriptedResponse(body=b"[" * 100_000), "/props is not JSON", True),
-            (ScriptedResponse(body=[]), "/props is not llama.cpp's", True),
-            (ScriptedResponse(chunks=[b"{}"], cut=True), "/props", False),
+            (ScriptedResponse(502), "/props: HTTP 502", False, ["/props"]),
+            (ScriptedResponse(body=b"<html>"), NO_ENGINE, True, BOTH),
+            (ScriptedResponse(body=b"[" * 100_000), NO_ENGINE, True, BOTH),
+            (ScriptedResponse(body=[]), NO_ENGINE, True, BOTH),
+            (ScriptedResponse(chunks=[b"{}"], cut=True), "/props", False, ["/props"]),
         ],
     )
-    def test_scrape_raises_for_unexpected_response(self, serve, fault, reason, needs_action):
+    def test_scrape_raises_for_unexpected_response(self, serve, fault, reason, needs_action, paths):
         server = serve(ScriptedModel("smol"))
         server.fault = fault
         with pytest.raises(ScrapeError) as caught:
             server.reader().scrape()
         assert str(caught.value).startswith(reason)
         assert caught.value.needs_action is needs_action
-        assert server.paths == ["/props"]
+        assert server.paths == paths
 
     def test_scrape_bypasses_proxy_for_loopback(self, serve, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -154,7 +161,8 @@ class TestOneServer:
             "respond",
             lambda path: ScriptedResponse(body=text) if path == "/metrics" else original(path),
         )
-        assert server.reader().scrape().awake[0].samples == {"prompt_tokens_total": 7}
+        (reading,) = server.reader().scrape().awake
+        assert (reading.counters, reading.gauges) == ({"prompt_tokens_total": 7}, {})
 
 
 class TestRouter:

@@ -22,6 +22,7 @@ from tests.support.tiny_gguf_models import make_llama
 from tests.support.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
+COMMON = "llamatelemetry.server."
 
 
 class RealServer:
@@ -141,7 +142,7 @@ def test_restart_between_scrapes_is_detected_by_process_start(server, reading):
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_totals_are_correct_after_outage_of_one_minute(server, reading, caplog):
-    caplog.set_level("INFO", "llamatelemetry.llama")
+    caplog.set_level("INFO", "llamatelemetry.server_metrics")
     server.chat()
     wait_for(lambda: reading.totals() == server.served)
     server.stop()
@@ -161,15 +162,10 @@ def test_all_metrics_of_real_server_are_reported(server, reading, recorder):
     server.chat()
     server.chat()
     wait_for(lambda: reading.totals() == server.served)
-    attributes = {
-        "gen_ai.provider.name": "llama_cpp",
-        "gen_ai.response.model": "one",
-        "server.address": "127.0.0.1",
-        "server.port": server.port,
-    }
     found = {
         name.removeprefix(PREFIX): (metric.unit, {type(p.value) for p in metric.data.data_points})
         for name, metric in recorder.metrics().items()
+        if name.startswith(PREFIX)
     }
     assert found == {
         "prompt_tokens": ("{token}", {int}),
@@ -189,10 +185,18 @@ def test_all_metrics_of_real_server_are_reported(server, reading, recorder):
         "kv_cache.estimated_usage": ("{token}", {int}),
         "kv_cache.estimated_utilization": ("1", {float}),
     }
-    for metric in recorder.metrics().values():
+    attributes = {
+        "gen_ai.provider.name": "llama_cpp",
+        "server.address": "127.0.0.1",
+        "server.port": server.port,
+    }
+    for name, metric in recorder.metrics().items():
+        model = "gen_ai.response.model" if name.startswith(PREFIX) else "gen_ai.request.model"
+        of_server = name == f"{COMMON}up"
         for point in metric.data.data_points:
-            assert {**point.attributes, **attributes} == dict(point.attributes)
-            assert set(point.attributes) - set(attributes) <= {"llamatelemetry.slot.state"}
+            found = dict(point.attributes)
+            found.pop("llamatelemetry.slot.state", None)
+            assert found == attributes | ({} if of_server else {model: "one"}), name
     (usage,) = recorder.points(f"{PREFIX}kv_cache.estimated_usage")
     (share,) = recorder.points(f"{PREFIX}kv_cache.estimated_utilization")
     # The prompt of the second request was in the cache. The last generated token of a request is
@@ -205,6 +209,35 @@ def test_all_metrics_of_real_server_are_reported(server, reading, recorder):
         for p in recorder.points(f"{PREFIX}slots")
     }
     assert states == {"busy": 0, "idle": 2}
+
+
+def test_common_metrics_of_real_server_equal_its_own(server, reading, recorder):
+    server.chat()
+    server.chat()
+    wait_for(lambda: reading.totals() == server.served)
+    served = server.served["one"]
+    found = {
+        name.removeprefix(COMMON): metric.data.data_points[0].value
+        for name, metric in recorder.metrics().items()
+        if name.startswith(COMMON)
+    }
+    times = {name: found.pop(name) for name in ("prefill_time", "decode_time")}
+    assert times == {
+        "prefill_time": recorder.points(f"{PREFIX}prompt_time")[0].value,
+        "decode_time": recorder.points(f"{PREFIX}predicted_time")[0].value,
+    }
+    assert found == {
+        "up": 1,
+        "requests_running": 0,
+        "requests_waiting": 0,
+        "prompt_tokens": served["prompt"] + served["cached"],
+        "cached_tokens": served["cached"],
+        "prefix_cache_hits": served["cached"],
+        "generated_tokens": served["predicted"],
+        "drafts": 0,
+        "drafted_tokens": 0,
+        "accepted_tokens": 0,
+    }
 
 
 @pytest.mark.slow

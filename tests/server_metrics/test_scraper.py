@@ -25,7 +25,7 @@ from tests.support.waiting import wait_for
 PREFIX = "llamatelemetry.llamacpp."
 
 
-def test_docs_list_every_metric_with_unit_and_kind():
+def test_docs_list_every_llama_cpp_metric_with_unit_and_kind():
     made = {
         "counter": (*instruments.COUNTERS, instruments.ACCEPTED_PER_POSITION),
         "up-down counter": (
@@ -35,7 +35,8 @@ def test_docs_list_every_metric_with_unit_and_kind():
         ),
         "gauge": (*instruments.GAUGES, instruments.KV_UTILIZATION),
     }
-    page = (Path(__file__).parents[2] / "docs" / "llamacpp-metrics.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "server-metrics.md").read_text()
+    page = page.partition("## Metrics of llama.cpp")[2]
     rows = re.findall(r"^\| `([a-z_.]+)` \| `([^`]+)` \| ([a-z- ]+) \|", page, re.MULTILINE)
     assert sorted(rows) == sorted(
         (spec.name, spec.unit, kind) for kind, specs in made.items() for spec in specs
@@ -145,7 +146,7 @@ class TestReporting:
 
     @pytest.mark.slow
     def test_outage_and_recovery_are_logged_once(self, serve, start, recorder, caplog):
-        caplog.set_level(logging.INFO, "llamatelemetry.llama")
+        caplog.set_level(logging.INFO, "llamatelemetry.server_metrics")
         server = serve(ScriptedModel("smol"))
         server.fault = ScriptedResponse(503)
         start(server)
@@ -164,7 +165,9 @@ class TestReporting:
         host = urlsplit(server.loopback.url).netloc
         start(f"http://user:secret@{host}/metrics")
         wait_for(lambda: caplog.records)
-        (record,) = [each for each in caplog.records if each.name == "llamatelemetry.llama"]
+        (record,) = [
+            each for each in caplog.records if each.name == "llamatelemetry.server_metrics"
+        ]
         assert record.levelname == "WARNING"
         assert "set LLAMA_API_KEY" in record.getMessage()
         assert "secret" not in record.getMessage()
@@ -207,7 +210,7 @@ class TestReporting:
         wait_for(lambda: self.values(recorder))
         assert first.stop()
         (file,) = tmp_path.glob("*.json")
-        file.write_text('{"smol": {"current": {"prompt_tokens_total": 1e400')
+        file.write_text('[["smol", "", {"current": {"prompt_tokens_total": 1e400')
         start(server)
         wait_for(lambda: set(self.values(recorder).values()) == {7})
 
@@ -236,7 +239,8 @@ def test_delta_increases_cover_only_scraped_time(serve, tmp_path):
         """Collect once. Return the number of data points."""
         data = reader.get_metrics_data()
         scopes = data.resource_metrics[0].scope_metrics if data is not None else ()
-        points = [p for s in scopes for m in s.metrics for p in m.data.data_points]
+        counters = [m for s in scopes for m in s.metrics if m.name != "llamatelemetry.server.up"]
+        points = [p for metric in counters for p in metric.data.data_points]
         increases.extend(point.value for point in points)
         return len(points)
 

@@ -16,6 +16,11 @@ from tests.server_metrics.scripted import ScriptedModel
         ("http://h:8080/metrics", "http://h:8080", {"server.port": 8080}),
         ("http://h:8080", "http://h:8080", {"server.port": 8080}),
         ("https://h/metrics/", "https://h", {"server.port": 443}),
+        (
+            "http://h/prometheus/metrics",
+            "http://h/prometheus",
+            {"server.port": 80, "url.path": "/prometheus"},
+        ),
         ("http://h/a/b/metrics", "http://h/a/b", {"server.port": 80, "url.path": "/a/b"}),
     ],
 )
@@ -23,7 +28,6 @@ def test_parse_target_splits_url(url, base_url, attributes):
     target = parse_target(url)
     assert target.base_url == base_url
     assert target.attributes == {
-        "gen_ai.provider.name": "llama_cpp",
         "server.address": "h",
         **attributes,
     }

@@ -272,11 +272,17 @@ class LlamaTelemetryConfig:
     llamacpp_deny: Sequence[str] = option(
         TEXTS, "LLAMACPP_DENY", default=(), doc="Origins never to treat as llama.cpp servers"
     )
+    server_metrics_urls: Sequence[str] = option(
+        WEB_ADDRESSES,
+        "SERVER_METRICS_URLS",
+        default=(),
+        doc="URLs of the metrics of inference servers to scrape, such as `http://host:8000/metrics`",
+    )
     llamacpp_metrics_url: Sequence[str] = option(
         WEB_ADDRESSES,
         "LLAMACPP_METRICS_URL",
         default=(),
-        doc="URLs of `/metrics` of llama.cpp servers to scrape",
+        doc="Older name of `server_metrics_urls`. The URLs of both options are scraped",
     )
     llamacpp_props: bool = option(
         BOOLEAN,
@@ -333,6 +339,11 @@ class LlamaTelemetryConfig:
         """Return the value of an option with its origin, `None` if it is not given."""
         value = getattr(self, name)
         return None if value is None else OptionValue(value, self._origins.get(name, "config"))
+
+    def scraped_urls(self) -> tuple[str, ...]:
+        """Return the URLs of servers to scrape, each one once; none if metrics are off."""
+        urls = (*(self.server_metrics_urls or ()), *(self.llamacpp_metrics_url or ()))
+        return tuple(dict.fromkeys(urls)) if self.enable_metrics is not False else ()
 
     def exporters(self) -> dict[str, tuple[str, ...]]:
         """Return the exporter names of each signal, an empty tuple if it is not exported."""

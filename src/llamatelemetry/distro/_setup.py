@@ -155,14 +155,15 @@ class Setup:
         atexit.register(_end_pending_calls)
 
     def _scrape_servers(self) -> None:
-        """Start scraping the metrics of the llama.cpp servers that the options name."""
-        if not self.config.llamacpp_metrics_url or not self.config.enable_metrics:
+        """Start scraping the metrics of the servers that the options name."""
+        urls = self.config.scraped_urls()
+        if not urls:
             return
         from llamatelemetry.server_metrics import ServerMetrics
 
         try:
             server_metrics = ServerMetrics(
-                self.config.llamacpp_metrics_url,
+                urls,
                 self.service_name,
                 is_delta=os.environ.get(_TEMPORALITY, "").strip().lower() == "delta",
             )

@@ -1,7 +1,7 @@
-"""The metrics: names, units, and the field of a server's response that each comes from.
+"""The instruments: those of the common vocabulary, and those that only llama.cpp has.
 
 The semantic conventions define no names for these engine metrics, so llamatelemetry does. The
-gauges `prompt_tokens_seconds` and `predicted_tokens_seconds` are left out: they are averages since
+llama.cpp gauges `prompt_tokens_seconds` and `predicted_tokens_seconds` are left out: they are averages since
 the last scrape by any client. Use the rate of a counter instead.
 """
 
@@ -18,19 +18,23 @@ from opentelemetry.metrics import Observation
 
 from llamatelemetry import __version__
 from llamatelemetry.genai import internal_errors
+from llamatelemetry.semconv import attributes as names
+from llamatelemetry.server_metrics.vocabulary import FIGURES, PREFIX, UP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from llamatelemetry.server_metrics.reader import SlotUsage
+    from llamatelemetry.server_metrics.scrape import SlotUsage
     from llamatelemetry.server_metrics.scraper import ServerMetrics
+    from llamatelemetry.server_metrics.vocabulary import Figure
 
+SCOPE: Final = "llamatelemetry.server_metrics"
 # The instrumentation scope is part of the telemetry: it keeps the earlier name of this package.
-SCOPE: Final = "llamatelemetry.llama.server_metrics"
-_PREFIX: Final = "llamatelemetry.llamacpp."
+LLAMA_CPP_SCOPE: Final = "llamatelemetry.llama.server_metrics"
+_LLAMA_CPP_PREFIX: Final = "llamatelemetry.llamacpp."
 DRAFT_POSITION: Final = "llamatelemetry.draft.position"
 SLOT_STATE: Final = "llamatelemetry.slot.state"
 _POSITION: Final = re.compile(r'position="(\d{1,6})"')
@@ -128,12 +132,37 @@ KV_UTILIZATION: Final = Spec(
 
 @dataclass(frozen=True)
 class ModelSample:
-    """Current metrics of one model, by the server's names. A sleeping model has no gauges."""
+    """Current metrics of one model. A sleeping model has no gauges.
+
+    Attributes:
+        attributes: Attributes of the server.
+        model: Name of the model, if the server reports it.
+        totals: Counters by the server's names. Only llama.cpp has them.
+        gauges: Gauges by the server's names. Only llama.cpp has them.
+        slots: Slots of llama.cpp.
+        figures: Values of the common vocabulary by figure, each with its detail or "".
+    """
 
     attributes: Mapping[str, AttributeValue]
+    model: str | None
     totals: Mapping[str, float]
-    gauges: Mapping[str, float] | None = None
-    slots: SlotUsage | None = None
+    gauges: Mapping[str, float]
+    slots: SlotUsage | None
+    figures: Mapping[str, Sequence[tuple[float, str]]]
+
+    @property
+    def llama_cpp_attributes(self) -> dict[str, AttributeValue]:
+        """Attributes of the metrics that only llama.cpp has."""
+        return self._with_model(names.GEN_AI_RESPONSE_MODEL)
+
+    @property
+    def common_attributes(self) -> dict[str, AttributeValue]:
+        """Attributes of the common metrics."""
+        return self._with_model(names.GEN_AI_REQUEST_MODEL)
+
+    def _with_model(self, name: str) -> dict[str, AttributeValue]:
+        model = {} if self.model is None else {name: self.model}
+        return {**self.attributes, **model}
 
 
 class SampleSources:
@@ -148,44 +177,78 @@ class SampleSources:
         self._active.add(source)
         if provider not in self._providers:
             self._providers.add(provider)
-            self._create(metrics.get_meter(SCOPE, __version__, provider))
+            self._create_common(metrics.get_meter(SCOPE, __version__, provider))
+            self._create_llama_cpp(metrics.get_meter(LLAMA_CPP_SCOPE, __version__, provider))
 
     def remove(self, source: ServerMetrics) -> None:
         """Stop reporting the samples of a source."""
         self._active.discard(source)
 
-    def _create(self, meter: Meter) -> None:
-        for spec in COUNTERS:
-            self._observe(meter.create_observable_counter, spec, partial(_total, spec.source))
-        for spec in UP_DOWN_COUNTERS:
-            make = meter.create_observable_up_down_counter
-            self._observe(make, spec, partial(_gauge, spec.source))
-        for spec in GAUGES:
-            self._observe(meter.create_observable_gauge, spec, partial(_gauge, spec.source))
-        per_position = partial(_accepted_per_position, ACCEPTED_PER_POSITION.source)
-        self._observe(meter.create_observable_counter, ACCEPTED_PER_POSITION, per_position)
-        self._observe(meter.create_observable_up_down_counter, SLOTS, _slots)
-        self._observe(meter.create_observable_up_down_counter, KV_USAGE, _kv_usage)
-        self._observe(meter.create_observable_gauge, KV_UTILIZATION, _kv_utilization)
+    def _create_common(self, meter: Meter) -> None:
+        makers = {
+            "counter": meter.create_observable_counter,
+            "up-down counter": meter.create_observable_up_down_counter,
+            "gauge": meter.create_observable_gauge,
+        }
+        for figure in FIGURES:
+            self._observe(makers[figure.kind], figure, PREFIX, partial(_common, figure))
 
-    def _observe(self, create: Callable[..., object], spec: Spec, read: _Read) -> None:
-        def callback(_options: CallbackOptions) -> list[Observation]:
-            try:
-                return [
-                    Observation(value, {**sample.attributes, **attributes})
-                    for source in list(self._active)
+        def is_up(source: ServerMetrics) -> Iterable[Observation]:
+            return (Observation(int(up), each) for each, up in source.servers())
+
+        self._observe(makers[UP.kind], UP, PREFIX, is_up)
+
+    def _create_llama_cpp(self, meter: Meter) -> None:
+        def observe(create: Callable[..., object], spec: Spec, read: _Read) -> None:
+            def of_source(source: ServerMetrics) -> Iterable[Observation]:
+                return (
+                    Observation(value, {**sample.llama_cpp_attributes, **attributes})
                     for sample in source.model_samples()
                     for value, attributes in read(sample)
-                ]
+                )
+
+            self._observe(create, spec, _LLAMA_CPP_PREFIX, of_source)
+
+        for spec in COUNTERS:
+            observe(meter.create_observable_counter, spec, partial(_total, spec.source))
+        for spec in UP_DOWN_COUNTERS:
+            make = meter.create_observable_up_down_counter
+            observe(make, spec, partial(_gauge, spec.source))
+        for spec in GAUGES:
+            observe(meter.create_observable_gauge, spec, partial(_gauge, spec.source))
+        per_position = partial(_accepted_per_position, ACCEPTED_PER_POSITION.source)
+        observe(meter.create_observable_counter, ACCEPTED_PER_POSITION, per_position)
+        observe(meter.create_observable_up_down_counter, SLOTS, _slots)
+        observe(meter.create_observable_up_down_counter, KV_USAGE, _kv_usage)
+        observe(meter.create_observable_gauge, KV_UTILIZATION, _kv_utilization)
+
+    def _observe(
+        self,
+        create: Callable[..., object],
+        spec: Spec | Figure,
+        prefix: str,
+        read: Callable[[ServerMetrics], Iterable[Observation]],
+    ) -> None:
+        def callback(_options: CallbackOptions) -> list[Observation]:
+            try:
+                return [each for source in list(self._active) for each in read(source)]
             except Exception as error:
                 internal_errors.log_once("reporting a server's metrics", error)
                 return []
 
-        create(_PREFIX + spec.name, [callback], spec.unit, spec.description)
+        create(prefix + spec.name, [callback], spec.unit, spec.description)
 
 
 _Values: TypeAlias = "Iterable[tuple[float, Mapping[str, AttributeValue]]]"
 _Read: TypeAlias = "Callable[[ModelSample], _Values]"
+
+
+def _common(figure: Figure, source: ServerMetrics) -> Iterable[Observation]:
+    for sample in source.model_samples():
+        for value, detail in sample.figures.get(figure.name, ()):
+            more = {figure.detail: detail} if figure.detail and detail else {}
+            exact = value if figure.unit in ("s", "1") else _exact(value)
+            yield Observation(exact, {**sample.common_attributes, **more})
 
 
 def _total(source: str, sample: ModelSample) -> _Values:
@@ -194,7 +257,7 @@ def _total(source: str, sample: ModelSample) -> _Values:
 
 
 def _gauge(source: str, sample: ModelSample) -> _Values:
-    value = None if sample.gauges is None else sample.gauges.get(source)
+    value = sample.gauges.get(source)
     return () if value is None else ((_exact(value), {}),)
 
 

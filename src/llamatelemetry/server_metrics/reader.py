@@ -1,87 +1,34 @@
-"""Scrape a server without waking a sleeping model or keeping a model from falling asleep.
-
-`GET /props` and `GET /models` do not use a model, and report whether it is loaded and awake. Only
-then are more requests sent. In current builds `GET /metrics` does not count as use of the model,
-either. `GET /slots` does, so it is sent only if counters have changed or requests are running.
-"""
+"""Scrape one server: find out which engine it is, and read its metrics as that engine's."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Final
 
-from llamatelemetry._terminal import printable
-from llamatelemetry.genai import (
-    as_count,
-    as_dict,
-    as_list,
-    as_str,
-    get_field,
-    model_name,
-    parse_props,
-)
-from llamatelemetry.genai.own_requests import open_url
-from llamatelemetry.genai.wire.prometheus import parse_metrics
+from llamatelemetry.server_metrics.engines import ENGINES
+from llamatelemetry.server_metrics.exposition import find_engine, read_figures, read_process_start
+from llamatelemetry.server_metrics.llama_cpp import LlamaCppReader
+from llamatelemetry.server_metrics.scrape import ModelScrape, ScrapeError, ServerScrape, get
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from llamatelemetry.server_metrics.target import ScrapeTarget
 
-_TIMEOUT_S: Final = 10.0
-_MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
-_MAX_MODELS: Final = 64
-_LARGEST_COUNT: Final = 2**53
-
-# An opaque value in spite of its name: not a Unix time, but different for each server process.
-_PROCESS_START_HEADER: Final = "Process-Start-Time-Unix"
-
-
-class ScrapeError(Exception):
-    """The server cannot be scraped. `needs_action` means that the user has to change something."""
-
-    def __init__(self, reason: str, *, needs_action: bool = False) -> None:
-        super().__init__(reason)
-        self.needs_action = needs_action
-
-
-@dataclass(frozen=True)
-class SlotUsage:
-    """Slots of a model. `tokens` is the number in the KV cache of all slots, idle ones included."""
-
-    total: int
-    busy: int
-    tokens: int
-    capacity: int
-
-
-@dataclass(frozen=True)
-class ModelScrape:
-    """One scrape of a model. `samples` have their labels in the name, and no prefix `llamacpp:`."""
-
-    model: str | None
-    process_start: str | None
-    samples: Mapping[str, float]
-    slots: SlotUsage | None
-
-
-@dataclass(frozen=True)
-class ServerScrape:
-    """One scrape of a server: its models that are awake, and the names of those that sleep."""
-
-    awake: tuple[ModelScrape, ...]
-    asleep: frozenset[str | None]
+_METRICS: Final = "/metrics"
 
 
 class ServerReader:
-    """Scraper of one server. It reuses the state of the slots while nothing has changed."""
+    """Scraper of one server.
+
+    A llama.cpp server is recognized by `/props`, which is requested first, because `/metrics` may
+    keep its model from falling asleep. All other servers are recognized by the names of their
+    metrics at each scrape. After a failure, another server may answer.
+    """
 
     def __init__(self, target: ScrapeTarget) -> None:
         self._target = target
-        self._last: dict[str | None, ModelScrape] = {}
+        self._llama_cpp = LlamaCppReader(target)
+        self._is_llama_cpp: bool | None = None
+        self._process_start: str | None = None
+        self._ended: set[str] = set()
 
     def scrape(self) -> ServerScrape:
         """Scrape the server once.
@@ -89,139 +36,51 @@ class ServerReader:
         Raises:
             ScrapeError: The server cannot be scraped, for example while it loads a model.
         """
-        props = self._get_json("/props")
-        if not isinstance(props, dict):
-            raise ScrapeError("/props is not llama.cpp's", needs_action=True)
-        is_router = parse_props(props).is_router
-        scrape = self._scrape_router() if is_router else self._scrape_single(props)
-        self._last = {each.model: each for each in scrape.awake} | {
-            name: each for name, each in self._last.items() if name in scrape.asleep
-        }
-        return scrape
-
-    def _scrape_single(self, props: Any) -> ServerScrape:
-        name = _name(props)
-        if get_field(props, "is_sleeping") is True:
-            return ServerScrape((), frozenset({name}))
-        return ServerScrape((self._scrape_model(name),), frozenset())
-
-    def _scrape_router(self) -> ServerScrape:
-        awake: list[ModelScrape] = []
-        asleep: set[str | None] = set()
-        for model, status in self._routed_models():
-            # The model may be unloaded at any moment. Go on with the others.
-            with contextlib.suppress(ScrapeError):
-                if status == "sleeping" or self._is_asleep(model):
-                    asleep.add(model_name(model))
-                else:
-                    awake.append(self._scrape_model(model_name(model), routed=model))
-        return ServerScrape(tuple(awake), frozenset(asleep))
-
-    def _routed_models(self) -> Iterator[tuple[str, str]]:
-        """Yield the loaded models of a router, with their status. No other model is loaded by this."""
-        listed = as_list(get_field(self._get_json("/models"), "data"))
-        for entry in listed[:_MAX_MODELS]:
-            name = as_str(get_field(entry, "id"))
-            status = get_field(get_field(entry, "status"), "value")
-            is_wanted = name is not None and self._target.model in (None, name)
-            if name is not None and is_wanted and status in ("loaded", "sleeping"):
-                yield name, status
-
-    def _is_asleep(self, model: str) -> bool:
-        return get_field(self._get_json("/props", model), "is_sleeping") is True
-
-    def _scrape_model(self, name: str | None, routed: str | None = None) -> ModelScrape:
-        """Scrape one model. `routed` is its name in requests to a router."""
-        body, start = self._get("/metrics", routed)
-        found = parse_metrics(body.decode(errors="replace"))
-        # All of them are counts, times or ratios of counts. A server that reports anything else, such
-        # as -1 as an unsigned number, does not know the value. Added to a total, it would stay there.
-        samples = {key: value for key, value in found.items() if 0 <= value <= _LARGEST_COUNT}
-        last = self._last.get(name)
-        if last is not None and last.process_start == start and _is_idle(last.samples, samples):
-            slots = last.slots
-        else:
-            slots = self._scrape_slots(routed)
-        return ModelScrape(name, start, samples, slots)
-
-    def _scrape_slots(self, routed: str | None) -> SlotUsage | None:
         try:
-            return parse_slots(self._get_json("/slots", routed))
-        except ScrapeError as error:
-            # The server runs with --no-slots.
-            if error.needs_action:
-                return None
+            if self._is_llama_cpp is False:
+                return self._scrape_other()
+            return self._scrape_unknown()
+        except ScrapeError:
+            self._is_llama_cpp = None
             raise
 
-    def _get_json(self, path: str, model: str | None = None) -> Any:
+    def _scrape_unknown(self) -> ServerScrape:
         try:
-            return json.loads(self._get(path, model)[0])
-        except (ValueError, RecursionError):
-            raise ScrapeError(f"{path} is not JSON", needs_action=True) from None
+            props = self._llama_cpp.props()
+        except ScrapeError as error:
+            if not error.needs_action or self._is_llama_cpp:
+                raise
+            scrape = self._scrape_other(error)
+            self._is_llama_cpp = False
+            return scrape
+        self._is_llama_cpp = True
+        return self._llama_cpp.scrape(props)
 
-    def _get(self, path: str, model: str | None = None) -> tuple[bytes, str | None]:
-        # Without autoload=false a router loads the model only to report its metrics.
-        query = "" if model is None else f"?model={quote(model, safe='')}&autoload=false"
-        return _get(f"{self._target.base_url}{path}{query}", self._target.headers, path)
+    def _scrape_other(self, props_error: ScrapeError | None = None) -> ServerScrape:
+        try:
+            text = get(self._target, _METRICS)[0].decode(errors="replace")
+        except ScrapeError as error:
+            if props_error is not None and props_error.status == 401:
+                raise props_error from None
+            raise error
+        engine = find_engine(text)
+        if engine is None:
+            known = ", ".join(each.title for each in ENGINES)
+            reason = f"{_METRICS} has no metrics of a known engine ({known})"
+            raise ScrapeError(reason, needs_action=True)
+        start = read_process_start(text)
+        self._check_process(start)
+        scrapes = (
+            ModelScrape(group, start, values.counters, values.gauges)
+            for group, values in read_figures(engine, text).items()
+        )
+        return ServerScrape(tuple(scrapes), engine)
 
-
-def _name(props: Any) -> str | None:
-    alias = (as_str(get_field(props, "model_alias")) or "").split(",")[0].strip()
-    return model_name(alias) or model_name(get_field(props, "model_path"))
-
-
-def _is_idle(before: Mapping[str, float], now: Mapping[str, float]) -> bool:
-    """Return whether no request ran between two scrapes, and none is running."""
-    has_requests = now.get("requests_processing", 1) or now.get("requests_deferred")
-    return not has_requests and all(
-        now.get(name) == value for name, value in before.items() if "_total" in name
-    )
-
-
-def parse_slots(body: Any) -> SlotUsage | None:
-    """Parse the response of `GET /slots`, without the prompts and texts in it.
-
-    The tokens of a slot stay in the KV cache after its request has ended, until another request
-    replaces them. `n_prompt_tokens` is their number, generated tokens included.
-    """
-    slots = [as_dict(slot) for slot in as_list(body)]
-    sizes = [as_count(slot.get("n_ctx")) for slot in slots]
-    if not slots or None in sizes:
-        return None
-    return SlotUsage(
-        total=len(slots),
-        busy=sum(slot.get("is_processing") is True for slot in slots),
-        tokens=sum(as_count(slot.get("n_prompt_tokens")) or 0 for slot in slots),
-        capacity=sum(size for size in sizes if size is not None),
-    )
-
-
-def _get(url: str, headers: Mapping[str, str], path: str) -> tuple[bytes, str | None]:
-    """Return the body of a response, and the value that identifies the server's process."""
-    # Imported here, so that processes that never scrape do not import it.
-    import urllib.error
-    from http.client import HTTPException
-
-    try:
-        with open_url(url, headers, _TIMEOUT_S) as response:
-            process_start = response.headers.get(_PROCESS_START_HEADER)
-            return response.read(_MAX_RESPONSE_BYTES), process_start
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise _status_error(path, error.code) from None
-    except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        # The error for an invalid response quotes the response.
-        raise ScrapeError(f"{path}: {printable(str(reason), lines=False)}") from None
-
-
-_ADVICE: Final = {
-    401: "set LLAMA_API_KEY to the server's key",
-    501: "start the server with --metrics",
-}
-
-
-def _status_error(path: str, status: int) -> ScrapeError:
-    advice = f": {_ADVICE[status]}" if status in _ADVICE else ""
-    # 503 means that the server loads its model; 502 and 504 come from a proxy without a server.
-    return ScrapeError(f"{path}: HTTP {status}{advice}", needs_action=status < 502)
+    def _check_process(self, start: str | None) -> None:
+        """Raise if several processes answer in turn: their counters have no common total."""
+        if start != self._process_start and self._process_start is not None:
+            self._ended.add(self._process_start)
+        self._process_start = start
+        if start in self._ended:
+            reason = "several servers answer in turn: give the URL of each one"
+            raise ScrapeError(reason, needs_action=True)

@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import threading
+from collections import defaultdict
 from contextlib import ExitStack
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from opentelemetry import metrics
@@ -18,29 +19,28 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
-from llamatelemetry.genai import as_dict, internal_errors
+from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel.process.deadline import Deadline
 from llamatelemetry.otel.process.leader_election import LeaderElection
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.server_metrics.instruments import ModelSample, sources
-from llamatelemetry.server_metrics.reader import (
-    ModelScrape,
-    ScrapeError,
-    ServerReader,
-    ServerScrape,
-)
+from llamatelemetry.server_metrics.reader import ServerReader
+from llamatelemetry.server_metrics.scrape import ModelScrape, ScrapeError, ServerScrape
 from llamatelemetry.server_metrics.target import api_key_from_environment, parse_target
-from llamatelemetry.server_metrics.totals import ModelTotals
+from llamatelemetry.server_metrics.totals import ModelTotals, totals_from_json, totals_to_json
+from llamatelemetry.server_metrics.vocabulary import FIGURES, key_of, split_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from opentelemetry.metrics import MeterProvider
+    from opentelemetry.util.types import AttributeValue
 
+    from llamatelemetry.server_metrics.exposition import Group
     from llamatelemetry.server_metrics.target import ScrapeTarget
 
-_logger = logging.getLogger("llamatelemetry.llama")
+_logger = logging.getLogger("llamatelemetry.server_metrics")
 
 _INTERVAL_S: Final = 1.0
 # The longest pause between attempts while a server cannot be scraped.
@@ -49,7 +49,9 @@ _MAX_INTERVAL_S: Final = 3.0
 _FRESH_S: Final = 15.0
 # Totals that another process saved are taken over within this time.
 _TAKEOVER_S: Final = 30.0
-_MAX_MODELS: Final = 256
+_MAX_GROUPS: Final = 256
+_KV_CACHE_USAGE: Final = "kv_cache_usage"
+_FIGURES: Final = frozenset(figure.name for figure in FIGURES)
 
 
 class ServerMetrics:
@@ -77,7 +79,7 @@ class ServerMetrics:
         found = [parse_target(url, key) for url in urls]
         targets = {f"{each.base_url} {each.model or ''}": each for each in found}
         # Processes with other servers have an election of their own.
-        election = f"llamacpp-metrics-{_digest(*sorted(targets))}"
+        election = f"server-metrics-{_digest(*sorted(targets))}"
         self._election = LeaderElection(election, service, directory=directory)
         self._pollers = [Poller(each, self._election, is_delta) for each in targets.values()]
         self._provider = meter_provider
@@ -104,6 +106,12 @@ class ServerMetrics:
         for poller in self._pollers:
             yield from poller.model_samples()
 
+    def servers(self) -> Iterable[tuple[Mapping[str, AttributeValue], bool]]:
+        """Yield the attributes of each server, and whether its last scrape succeeded."""
+        for poller in self._pollers:
+            if poller.is_up is not None:
+                yield poller.attributes, poller.is_up
+
     def after_fork(self) -> None:
         """Discard the parent's state in a forked child, and start new threads."""
         for poller in self._pollers:
@@ -127,13 +135,27 @@ class Poller:
 
     def _reset(self) -> None:
         self._reader = ServerReader(self._target)
-        self._totals: dict[str | None, ModelTotals] | None = None
-        self._baseline: Mapping[str | None, Mapping[str, float]] | None = None
+        self._totals: dict[Group, ModelTotals] | None = None
+        self._baseline: Mapping[Group, Mapping[str, float]] | None = None
+        self._provider: str | None = None
+        self._is_up: bool | None = None
         self._saved: str | None = None
         self._slept: set[str | None] = set()
         self._samples: tuple[ModelSample, ...] = ()
         self._scraped_at = 0.0
         self._pause_s = _INTERVAL_S
+
+    @property
+    def is_up(self) -> bool | None:
+        """Whether the last scrape succeeded; `None` in a process that does not scrape."""
+        is_fresh = monotonic() - self._scraped_at <= _FRESH_S
+        return None if self._is_up is None or self._stop.is_set() else self._is_up and is_fresh
+
+    @property
+    def attributes(self) -> dict[str, AttributeValue]:
+        """Attributes of the server. The provider is known after the first scrape."""
+        provider = {} if self._provider is None else {names.GEN_AI_PROVIDER_NAME: self._provider}
+        return {**self._target.attributes, **provider}
 
     def start(self) -> None:
         """Start the thread unless it is running."""
@@ -201,40 +223,52 @@ class Poller:
             self._scrape_failed("cannot parse its response", needs_action=True)
             internal_errors.log_once("scraping a server's metrics", error)
 
-    def _update(self, scrape: ServerScrape, totals: dict[str | None, ModelTotals]) -> None:
+    def _update(self, scrape: ServerScrape, totals: dict[Group, ModelTotals]) -> None:
         self._slept |= scrape.asleep
-        loaded = {model: each.totals() for model, each in totals.items()}
-        fresh = {each.model: each for each in scrape.awake}
-        for model, each in fresh.items():
-            if model in totals or len(totals) < _MAX_MODELS:
-                model_totals = totals.setdefault(model, ModelTotals())
-                model_totals.update(each.samples, each.process_start, slept=model in self._slept)
-        self._slept -= fresh.keys()
+        loaded = {group: each.totals() for group, each in totals.items()}
+        fresh = {each.group: each for each in scrape.awake}
+        for group, each in fresh.items():
+            if group in totals or len(totals) < _MAX_GROUPS:
+                slept = group.model in self._slept
+                group_totals = totals.setdefault(group, ModelTotals())
+                group_totals.update(each.counters, each.process_start, slept=slept)
+        self._slept -= {group.model for group in fresh}
         if self._baseline is None:
             # The counts before the first scrape, or the totals that another process saved.
-            baseline = {model: each.totals() for model, each in totals.items()} | loaded
+            baseline = {group: each.totals() for group, each in totals.items()} | loaded
             self._baseline = baseline if self._is_delta else {}
+        self._provider, self._is_up = scrape.engine.provider, True
         # A removed model keeps its totals, because the sum over all models must not decrease.
-        self._samples = tuple(
-            self._sample_of(model, each, fresh.get(model)) for model, each in totals.items()
-        )
+        models = dict.fromkeys(group.model for group in totals)
+        self._samples = tuple(self._sample_of(model, totals, fresh) for model in models)
         self._scraped_at = monotonic()
         self._save(totals)
 
     def _sample_of(
-        self, model: str | None, totals: ModelTotals, scrape: ModelScrape | None
+        self,
+        model: str | None,
+        totals: Mapping[Group, ModelTotals],
+        fresh: Mapping[Group, ModelScrape],
     ) -> ModelSample:
-        attributes = dict(self._target.attributes)
-        if model is not None:
-            attributes[names.GEN_AI_RESPONSE_MODEL] = model
-        baseline = (self._baseline or {}).get(model, {})
-        values = {name: value - baseline.get(name, 0.0) for name, value in totals.totals().items()}
-        if scrape is None:
-            return ModelSample(attributes, values)
-        return ModelSample(attributes, values, scrape.samples, scrape.slots)
+        """Return the sample of one model over all its replicas."""
+        counters: dict[str, float] = defaultdict(float)
+        for group, each in totals.items():
+            if group.model == model:
+                baseline = (self._baseline or {}).get(group, {})
+                for name, value in each.totals().items():
+                    counters[name] += value - baseline.get(name, 0.0)
+        scrapes = [fresh[group] for group in totals if group.model == model and group in fresh]
+        gauges = _merge_gauges(scrapes)
+        figures: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        for key, value in (counters | gauges).items():
+            figure, detail = split_key(key)
+            if figure in _FIGURES:
+                figures[figure].append((value, detail))
+        slots = scrapes[0].slots if scrapes else None
+        return ModelSample(self.attributes, model, counters, gauges, slots, figures)
 
     def _scrape_failed(self, reason: str, *, needs_action: bool) -> None:
-        self._samples = ()
+        self._samples, self._is_up = (), False
         self._pause_s = min(self._pause_s * 2, _MAX_INTERVAL_S)
         self._log_problem(reason, needs_action=needs_action)
 
@@ -245,12 +279,12 @@ class Poller:
             return
         url = self._target.base_url
         if problem is None:
-            _logger.info("Scraping llama.cpp metrics from %s again", url)
+            _logger.info("Scraping metrics from %s again", url)
         else:
             # The first failure of an outage is a warning, because no metrics arrive during it.
             is_warning = needs_action or last is None
             level = logging.WARNING if is_warning else logging.INFO
-            text = "Cannot scrape llama.cpp metrics from %s (%s); retrying"
+            text = "Cannot scrape metrics from %s (%s); retrying"
             _logger.log(level, text, url, problem)
 
     @property
@@ -262,22 +296,18 @@ class Poller:
         target = _digest(self._target.base_url, self._target.model or "")
         return lock.with_name(f"{lock.stem}-{target}.json")
 
-    def _load_totals(self) -> dict[str | None, ModelTotals]:
+    def _load_totals(self) -> dict[Group, ModelTotals]:
         """Return the totals that another process saved, unless they are too old to continue."""
         file = self._file
         try:
             if file is None or time() - file.stat().st_mtime > _TAKEOVER_S:
                 return {}
-            found: Any = json.loads(file.read_bytes())
+            return totals_from_json(json.loads(file.read_bytes()))
         except (OSError, ValueError, RecursionError):
             return {}
-        return {
-            model or None: ModelTotals.from_json(data) for model, data in as_dict(found).items()
-        }
 
-    def _save(self, totals: dict[str | None, ModelTotals]) -> None:
-        data = {model or "": each.to_json() for model, each in totals.items()}
-        file, text = self._file, json.dumps(data)
+    def _save(self, totals: Mapping[Group, ModelTotals]) -> None:
+        file, text = self._file, json.dumps(totals_to_json(totals))
         if file is None:
             return
         try:
@@ -293,6 +323,17 @@ class Poller:
             _logger.debug(
                 "Cannot write %s: %s. The next process starts with new totals", file, error
             )
+
+
+def _merge_gauges(scrapes: Sequence[ModelScrape]) -> dict[str, float]:
+    """Return the sums over the replicas of a model. Fractions are kept apart by replica."""
+    gauges: dict[str, float] = defaultdict(float)
+    fractions = [each for each in scrapes if _KV_CACHE_USAGE in each.gauges]
+    for each in scrapes:
+        for name, value in each.gauges.items():
+            replica = each.group.replica if len(fractions) > 1 else ""
+            gauges[key_of(name, replica) if name == _KV_CACHE_USAGE else name] += value
+    return dict(gauges)
 
 
 def _digest(*texts: str) -> str:

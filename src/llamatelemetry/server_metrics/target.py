@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 from llamatelemetry.genai import server_of
 from llamatelemetry.genai.own_requests import basic_authorization
 from llamatelemetry.semconv import attributes as names
-from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,16 +33,16 @@ class ScrapeTarget:
 
 
 def parse_target(url: str, api_key: str | None = None) -> ScrapeTarget:
-    """Parse the URL of a server's `/metrics`, or its base URL.
+    """Parse the URL of a server's metrics, such as `/prometheus/metrics`, or its base URL.
 
-    `?model=...` selects one model of a router. The API key is not sent if the URL has
+    `?model=...` selects one model of a llama.cpp router. The API key is not sent if the URL has
     `user:password@`, which is for a proxy with basic authentication.
     """
     parts = urlsplit(url)
     path = parts.path.rstrip("/").removesuffix(_METRICS_PATH)
     host = parts.netloc.rpartition("@")[2]
     server = server_of(parts.scheme, parts.hostname or "", parts.port)
-    attributes: dict[str, AttributeValue] = {names.GEN_AI_PROVIDER_NAME: PROVIDER_LLAMA_CPP}
+    attributes: dict[str, AttributeValue] = {}
     if server is not None:
         attributes[names.SERVER_ADDRESS] = server.address
         if server.port is not None:

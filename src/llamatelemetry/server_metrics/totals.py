@@ -6,18 +6,17 @@ they were scraped. Counts between the last scrape and the end of a process are l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from llamatelemetry.genai import as_dict, as_float, as_str
+from llamatelemetry.genai import as_dict, as_float, as_list, as_str
+from llamatelemetry.server_metrics.exposition import Group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_COUNTER: Final = "_total"
-
 
 class ModelTotals:
-    """The totals of one model at one address, over all server processes."""
+    """The totals of one model or replica at one address, over all server processes."""
 
     def __init__(self) -> None:
         self._process_start: str | None = None
@@ -25,19 +24,18 @@ class ModelTotals:
         self._earlier: dict[str, float] = {}
 
     def update(
-        self, samples: Mapping[str, float], process_start: str | None, *, slept: bool = False
+        self, counters: Mapping[str, float], process_start: str | None, *, slept: bool = False
     ) -> None:
         """Update the totals from a scrape.
 
         Args:
-            samples: Samples by name. Only counters are used.
+            counters: Counters by name.
             process_start: Opaque value that differs between server processes; `None` if unknown.
                 Decreasing counters alone do not prove a restart: builds differ in their counters,
                 and a new process may count past the earlier one.
             slept: Whether the model was unloaded and loaded again. Some builds then report a new
                 process start but continue counting.
         """
-        counters = {name: value for name, value in samples.items() if _COUNTER in name}
         is_new_process = None not in (process_start, self._process_start) and (
             process_start != self._process_start
         )
@@ -52,7 +50,7 @@ class ModelTotals:
         self._process_start = process_start
 
     def totals(self) -> dict[str, float]:
-        """Return the total of each counter, by the server's name for it."""
+        """Return the total of each counter."""
         names = self._earlier.keys() | self._current.keys()
         return {name: self._earlier.get(name, 0.0) + self._current.get(name, 0.0) for name in names}
 
@@ -80,4 +78,19 @@ def _parse_counters(data: Any) -> dict[str, float]:
         name: value
         for name, given in as_dict(data).items()
         if (value := as_float(given)) is not None and value >= 0
+    }
+
+
+def totals_to_json(totals: Mapping[Group, ModelTotals]) -> list[Any]:
+    """Return the state of all models and replicas for the process that takes over the scraping."""
+    return [[group.model, group.replica, each.to_json()] for group, each in totals.items()]
+
+
+def totals_from_json(data: Any) -> dict[Group, ModelTotals]:
+    """Restore the state that another process saved. Invalid entries are ignored."""
+    entries = [as_list(entry) for entry in as_list(data)]
+    return {
+        Group(as_str(entry[0]), as_str(entry[1]) or ""): ModelTotals.from_json(entry[2])
+        for entry in entries
+        if len(entry) == 3
     }

@@ -226,9 +226,9 @@ SITUATIONS = [
     ),
     Situation(
         "scraped server is down",
-        {"LLAMATELEMETRY_LLAMACPP_METRICS_URL": UNREACHABLE},
+        {"LLAMATELEMETRY_SERVER_METRICS_URLS": UNREACHABLE},
         *("arrives", f"OK{ONE_FAILED}Server metrics.", ALL, 1),
-        remedy="LLAMATELEMETRY_LLAMACPP_METRICS_URL",
+        remedy="LLAMATELEMETRY_SERVER_METRICS_URLS",
     ),
 ]
 

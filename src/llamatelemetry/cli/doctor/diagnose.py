@@ -182,8 +182,7 @@ def _server_jobs(server: str | None) -> list[Job]:
 
 
 def _scrape_jobs(config: LlamaTelemetryConfig) -> list[Job]:
-    urls = config.llamacpp_metrics_url if config.enable_metrics else ()
     return [
         Job("Server metrics", mask_url(url), partial(machine.scrape_checks, url))
-        for url in urls or ()
+        for url in config.scraped_urls()
     ]

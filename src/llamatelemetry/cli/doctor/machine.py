@@ -1,4 +1,4 @@
-"""Checks of the GPUs of this machine, and of llama.cpp servers: `/health`, `/props`, `/metrics`."""
+"""Checks of the GPUs of this machine, and of inference servers: `/health`, `/props`, `/metrics`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from llamatelemetry.config import mask_url
 from llamatelemetry.genai.own_requests import open_url
 from llamatelemetry.gpu import detect_cuda
 from llamatelemetry.gpu.devices import dotted
-from llamatelemetry.server_metrics.reader import ScrapeError, ServerReader
+from llamatelemetry.server_metrics.reader import ServerReader
+from llamatelemetry.server_metrics.scrape import ScrapeError
 from llamatelemetry.server_metrics.target import api_key_from_environment, parse_target
+from llamatelemetry.server_metrics.vocabulary import FIGURES, split_key
 
 if TYPE_CHECKING:
     from llamatelemetry.gpu import GpuDevice
@@ -67,16 +69,21 @@ def server_checks(url: str, timeout_s: float) -> list[Check]:
 
 
 def scrape_checks(url: str) -> list[Check]:
-    """Check a server of the option `llamacpp_metrics_url`, by one scrape as the application's."""
+    """Check a server of the option `server_metrics_urls`, by one scrape as the application's."""
     title = mask_url(url)
     try:
         scrape = ServerReader(parse_target(url, api_key_from_environment())).scrape()
     except ScrapeError as error:
-        remedy = "Correct LLAMATELEMETRY_LLAMACPP_METRICS_URL, or start the server"
+        remedy = "Correct LLAMATELEMETRY_SERVER_METRICS_URLS, or start the server"
         return [Check("fail", title, f"cannot be scraped: {error}", remedy)]
-    awake = sum(len(each.samples) for each in scrape.awake)
+    keys = {key for each in scrape.awake for key in (*each.counters, *each.gauges)}
+    known = {split_key(key)[0] for key in keys} & {figure.name for figure in FIGURES}
     asleep = f", {len(scrape.asleep)} sleeping models" if scrape.asleep else ""
-    return [Check("ok", title, f"{awake} metrics{asleep}")]
+    detail = f"{scrape.engine.title}: {len(known)} of {len(FIGURES)} metrics{asleep}"
+    if known or scrape.asleep:
+        return [Check("ok", title, detail)]
+    remedy = "Send a request to the server, or give the URL of its engine's metrics"
+    return [Check("warn", title, detail, remedy)]
 
 
 def _health(title: str, status: int, body: Mapping[str, Any]) -> Check:
