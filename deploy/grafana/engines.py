@@ -8,6 +8,7 @@ from queries import (
     CACHED,
     ENGINE,
     ENGINES,
+    PHASES,
     QUEUE,
     SERVER,
     WAITING,
@@ -126,6 +127,7 @@ ENGINES_BOARD = Dashboard(
             ),
         ],
         "Latency": [
+            PHASES,
             QUEUE,
             Panel(
                 "Time to first token",

@@ -71,15 +71,27 @@ def error_share(by: str) -> str:
     return f"({failed} or 0 * {everything}) / ({everything} > 0)"
 
 
+PHASES = Panel(
+    "Requests by phase",
+    "Mean number of requests in the queue, in prefill and in decode: seconds of the phase per "
+    "second. Many in the queue ask for more slots or servers, many in prefill for shorter or "
+    "cached prompts. llama.cpp reports no queue time.",
+    "short",
+    [
+        Query(
+            rate(f"llamatelemetry_server_{phase}_time_seconds_total", ENGINE, BY_SERVER),
+            f"{phase} {SERVER}",
+        )
+        for phase in ("queue", "prefill", "decode")
+    ],
+)
 QUEUE = Panel(
     "Queue, prefill and decode",
-    "Mean time of a request in each phase, as the engine measures it. A long queue asks for more "
-    "slots or servers, a long prefill for shorter or cached prompts.",
+    "Mean time of a request in each phase, by engines that count it (vLLM, SGLang).",
     "s",
     [
-        Query(engine_mean("queue_time"), f"queue {SERVER}"),
-        Query(engine_mean("prefill_time"), f"prefill {SERVER}"),
-        Query(engine_mean("decode_time"), f"decode {SERVER}"),
+        Query(engine_mean(f"{phase}_time"), f"{phase} {SERVER}")
+        for phase in ("queue", "prefill", "decode")
     ],
 )
 WAITING = Panel(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,15 @@ import pytest
 from tests.deploy.prometheus import Prometheus, free_port, prometheus, sleep_until
 from tests.support import nvml
 from tests.support.components import require
+from tests.support.http_server import http_server
 from tests.support.llama_server import embedded_server
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 PROGRAM = Path(__file__).with_name("application.py")
-BEFORE_RESTART_S = 15
-AFTER_RESTART_S = 10
+RECORDED = Path(__file__).with_name("vllm_metrics.txt").read_text()
+_SAMPLE = re.compile(r"^([^#].*) \S+$", re.MULTILINE)
+# The server runs twice: rates must survive its restart.
+RUNS_S = (15, 10)
 
 
 @dataclass(frozen=True)
@@ -41,32 +47,73 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     folder = tmp_path_factory.mktemp("traffic")
     port, server_port = free_port(), free_port()
     server = {"port": server_port, "alias": "smol", "metrics": True, "parallel": 2}
-    with prometheus(folder, {"shop": [port]}) as scraper:
+    url = f"http://127.0.0.1:{server_port}"
+    with (
+        prometheus(folder, {"shop": [port]}) as scraper,
+        vllm_metrics() as vllm,
+        application(folder, port, url, vllm.url),
+    ):
         start_s = time.time()
-        with embedded_server(**server) as llama:
-            application = start_application(folder, port, llama.url)
-            sleep_until(start_s + BEFORE_RESTART_S)
-        with embedded_server(**server):
-            sleep_until(start_s + BEFORE_RESTART_S + AFTER_RESTART_S)
-            end_s = time.time()
-            with ended(application):
-                yield Traffic(scraper, start_s, end_s)
+        for seconds in RUNS_S:
+            with embedded_server(**server):
+                sleep_until(time.time() + seconds)
+            vllm.is_idle = False
+        yield Traffic(scraper, start_s, time.time())
 
 
-def start_application(folder: Path, port: int, url: str) -> subprocess.Popen[str]:
+class VllmMetrics:
+    """The `/metrics` that a vLLM server recorded: all zero first, then after a load.
+
+    The load filled the KV cache, so that requests were preempted. The figures of speculative
+    decoding are those of another run.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.is_idle = True
+
+    def text(self) -> str:
+        return _SAMPLE.sub(r"\1 0", RECORDED) if self.is_idle else RECORDED
+
+
+@contextmanager
+def vllm_metrics() -> Iterator[VllmMetrics]:
+    """Serve the recorded metrics."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = found.text().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http_server(Handler) as port:
+        found = VllmMetrics(port)
+        yield found
+
+
+@contextmanager
+def application(folder: Path, port: int, url: str, vllm_url: str) -> Iterator[None]:
+    """Run the application, with its metrics at a port, against the llama.cpp server at a URL."""
     driver = nvml.Driver(folder, nvml.machine(nvml.gpu(0), nvml.gpu(1)))
     variables = {
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "OTEL_SERVICE_NAME": "shop",
-        "OTEL_METRICS_EXPORTER": "prometheus",
+        "OTEL_METRICS_EXPORTER": "otlp,prometheus",
         "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
         "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
-        "LLAMATELEMETRY_SERVER_METRICS_URLS": url.replace("/v1", "/metrics"),
+        "LLAMATELEMETRY_SERVER_METRICS_URLS": f"{url}/metrics,{vllm_url}/metrics",
         "LLAMATELEMETRY_GPU_INTERVAL_MS": "200",
         "LLAMATELEMETRY_SAMPLING": "only_errors,only_slow",
         # Exports fail, and the queues are too small: the dashboards show both.
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_METRIC_EXPORT_INTERVAL": "2000",
         "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": "true",
         "OTEL_BSP_MAX_QUEUE_SIZE": "4",
         "OTEL_BLRP_MAX_QUEUE_SIZE": "4",
@@ -74,19 +121,15 @@ def start_application(folder: Path, port: int, url: str) -> subprocess.Popen[str
         # The lock file of the leader election.
         "TMPDIR": str(folder),
     }
-    return subprocess.Popen(
-        [INSTRUMENT, "python", str(PROGRAM), url],
-        env={**os.environ, **driver.environment, **variables},
-        stdin=subprocess.PIPE,
-        stderr=(folder / "application.log").open("w"),
-        text=True,
-    )
-
-
-@contextmanager
-def ended(application: subprocess.Popen[str]) -> Iterator[None]:
-    """End the application after the `with` block."""
+    with (folder / "application.log").open("w") as log:
+        process = subprocess.Popen(
+            [INSTRUMENT, sys.executable, str(PROGRAM), f"{url}/v1"],
+            env={**os.environ, **driver.environment, **variables},
+            stdin=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         yield
     finally:
-        application.communicate(timeout=60)
+        process.communicate(timeout=60)
