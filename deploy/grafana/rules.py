@@ -65,7 +65,7 @@ def recording_rules() -> list[dict[str, Any]]:
     }
     return [
         {"name": "llamatelemetry-slo", "rules": [*budgets, *ratios, *burns]},
-        {"name": "llamatelemetry-energy", "interval": "5m", "rules": [energy]},
+        {"name": "llamatelemetry-energy", "interval": "2m", "rules": [energy]},
     ]
 
 
@@ -168,7 +168,7 @@ def alerts() -> list[dict[str, Any]]:
     telemetry = [
         _alert(
             "NoTelemetry",
-            "count by (job) (target_info offset 1h) unless count by (job) (target_info)",
+            "count by (job) (present_over_time(target_info[1d])) unless count by (job) (target_info)",
             "{{ $labels.job }} sends no metrics any more.",
             wait="10m",
             severity="critical",
