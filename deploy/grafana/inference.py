@@ -106,7 +106,7 @@ INFERENCE = Dashboard(
         "Calls": [
             Panel(
                 "Requests by service and model",
-                "Model calls per second.",
+                "Model calls per second of each service.",
                 "reqps",
                 [Query(rate(CALLS, CLIENT, BY_MODEL), MODEL)],
             ),
