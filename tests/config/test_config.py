@@ -579,6 +579,7 @@ def test_secrets_are_masked_in_repr_describe_logs_and_errors(caplog):
         "LLAMATELEMETRY_REDACT_HASH_KEY": "swordfish",
         "LLAMATELEMETRY_OTLP_ENDPOINT": "http://user:swordfish@host:4318?api_key=swordfish",
         "LLAMATELEMETRY_LLAMACPP_METRICS_URL": "http://user:swordfish@host/metrics?swordfish",
+        "LLAMATELEMETRY_SERVER_METRICS_URLS": "http://user:swordfish@host/v1/metrics",
     }
     effective = effective_config(environ=environ)
     effective_config(environ={"LLAMATELEMETRY_OTLP_ENDPOINT": "user:swordfish@host:port"})
@@ -590,8 +591,29 @@ def test_secrets_are_masked_in_repr_describe_logs_and_errors(caplog):
     assert "http://***@host:4318?api_key=***" in effective.describe()
     assert "otlp_endpoint='http://***@host:4318?api_key=***'" in repr(effective)
     assert "llamacpp_metrics_url=('http://***@host/metrics?***',)" in repr(effective)
+    assert "server_metrics_urls=('http://***@host/v1/metrics',)" in repr(effective)
     assert "otlp_headers=***" in repr(effective)
     assert effective.otlp_headers == {"authorization": "swordfish"}
+
+
+@pytest.mark.parametrize(
+    ("options", "urls"),
+    [
+        ({}, ()),
+        ({"llamacpp_metrics_url": "http://a"}, ("http://a",)),
+        ({"server_metrics_urls": "http://a,http://b", "enable_metrics": False}, ()),
+        (
+            {
+                "server_metrics_urls": "http://a,http://b",
+                "llamacpp_metrics_url": "http://b,http://c",
+            },
+            ("http://a", "http://b", "http://c"),
+        ),
+    ],
+    ids=["neither", "older name", "no metrics", "both"],
+)
+def test_scraped_urls_are_the_union_of_both_options(options, urls):
+    assert effective_config(environ={}, **options).scraped_urls() == urls
 
 
 def test_describe_has_row_for_each_option_with_value_and_source():

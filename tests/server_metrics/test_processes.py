@@ -211,3 +211,17 @@ def test_scraper_does_not_start_when_metrics_are_off(start, tmp_path, setting):
     output, _ = program.communicate(timeout=30)
     assert (program.returncode, output) == (0, "[]\n")
     assert not list(tmp_path.glob("llamatelemetry-*"))
+
+
+def test_servers_of_both_options_are_scraped_once_each(llama_server, start, exported):
+    origin = llama_server.origin
+    program = start(
+        SHORT.format(init="llamatelemetry.init()", end=""),
+        LLAMATELEMETRY_SERVER_METRICS_URLS=f"{origin},{origin}/metrics",
+        LLAMATELEMETRY_LLAMACPP_METRICS_URL=f"{origin}/metrics",
+    )
+    wait_for(lambda: exported.last("prompt_tokens"))
+    output, _ = program.communicate(timeout=30)
+    assert (program.returncode, output) == (0, "['llamatelemetry-server-metrics']\n")
+    total = llama_server.metrics()["prompt_tokens_total"]
+    assert exported.last("prompt_tokens") == {program.pid: total}

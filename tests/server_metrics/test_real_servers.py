@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
-import socket
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +16,16 @@ from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
 from llamatelemetry.server_metrics import ServerMetrics
 from tests.support.components import require
 from tests.support.llama_server import embedded_server
+from tests.support.ports import free_port
 from tests.support.recorder import Recorder
+from tests.support.server_load import Load, last_scrape, scraped
 from tests.support.tiny_gguf_models import make_llama
 from tests.support.waiting import wait_for
 
 PREFIX = "llamatelemetry.llamacpp."
 COMMON = "llamatelemetry.server."
+WORKERS = 3
+MAX_TOKENS = 4
 
 
 class RealServer:
@@ -57,15 +60,6 @@ class RealServer:
         of_model["prompt"] += timings["prompt_n"]
         of_model["cached"] += timings["cache_n"]
         of_model["predicted"] += timings["predicted_n"]
-
-
-def free_port() -> int:
-    """Return a port outside the ephemeral range, which stays free while the server is down."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @pytest.fixture
@@ -137,6 +131,27 @@ def test_restart_between_scrapes_is_detected_by_process_start(server, reading):
     for _ in range(4):
         server.chat(6)
     wait_for(lambda: reading.totals() == server.served)
+
+
+@pytest.mark.slow
+def test_common_totals_equal_what_was_sent_through_a_restart_under_load(server, reading, recorder):
+    names = ("prompt", "generated")
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": MAX_TOKENS}
+
+    def sent(load: Load) -> Counter[str]:
+        counted = load.counted()
+        return Counter({name: counted[name] for name in names})
+
+    origin = server.url.removesuffix("/metrics")
+    with Load(origin, body, WORKERS).running() as load:
+        load.wait_for_requests(5)
+        before = last_scrape(recorder, server.stop, *names)
+    # Only requests that were in flight are counted without their response.
+    assert before["generated"] <= sent(load)["generated"] + WORKERS * MAX_TOKENS
+    server.start()
+    with Load(origin, body, WORKERS).running() as load:
+        load.wait_for_requests(10)
+    wait_for(lambda: scraped(recorder, *names) == before + sent(load))
 
 
 @pytest.mark.slow

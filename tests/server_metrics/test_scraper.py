@@ -210,7 +210,7 @@ class TestReporting:
         wait_for(lambda: self.values(recorder))
         assert first.stop()
         (file,) = tmp_path.glob("*.json")
-        file.write_text('[["smol", "", {"current": {"prompt_tokens_total": 1e400')
+        file.write_text('[["llama_cpp", "smol", "", {"current": {"prompt_tokens_total": 1e400')
         start(server)
         wait_for(lambda: set(self.values(recorder).values()) == {7})
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 HOME = Path(__file__).parents[2] / "build" / "engines" / "vllm"
@@ -46,16 +46,18 @@ class VllmServer:
 
 
 @contextmanager
-def vllm_server(*flags: str, traces_url: str | None = None) -> Iterator[VllmServer]:
+def vllm_server(
+    *flags: str, traces_url: str | None = None, port: int | None = None
+) -> Iterator[VllmServer]:
     """Run a server.
 
     Args:
         flags: Further flags of `vllm serve`.
         traces_url: URL that it sends its own spans to, over HTTP.
+        port: Port to listen on; a free one if `None`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    if port is None:
+        port = free_port()
     command = [
         *(HOME / "bin" / "vllm", "serve", HOME / MODEL, "--served-model-name", MODEL),
         *("--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512"),

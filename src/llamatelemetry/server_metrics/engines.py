@@ -51,7 +51,7 @@ class Engine:
         prefix: Prefix of its metrics.
         proof: A sample name that proves the engine; all names with the prefix do if it is empty.
         sources: Source of each figure, by the figure's name.
-        unknown: Reasons why figures are missing, by the figure's name.
+        unknown: Reasons why figures are missing, by the figure's name; "" stands for all others.
         replica: Label that tells the engines of one server apart.
         ranks: Labels of processes that report the work of one replica several times. Only the
             series with the lowest ranks are read.

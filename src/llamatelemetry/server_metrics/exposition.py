@@ -43,8 +43,9 @@ _MAX_LABEL_CHARS: Final = 256
 
 
 class Group(NamedTuple):
-    """The series of one model and replica, which restart together."""
+    """The series of one model and replica of an engine, which restart together."""
 
+    provider: str
     model: str | None
     replica: str = ""
 
@@ -78,8 +79,8 @@ class _Reading(NamedTuple):
 
 
 def find_engine(text: str) -> Engine | None:
-    """Return the engine that the sample names prove."""
-    names = parse_names(text)
+    """Return the engine that the names of metrics prove, also of those without samples yet."""
+    names = parse_names(text) | parse_types(text).keys()
     return next((engine for engine in ENGINES if any(map(engine.is_proved_by, names))), None)
 
 
@@ -95,7 +96,8 @@ def read_figures(engine: Engine, text: str) -> dict[Group, Values]:
     sums: dict[Group, dict[str, float]] = defaultdict(dict)
     seen: dict[Group, set[str]] = defaultdict(set)
     for sample in _distinct(parse_samples(text, readings), engine.ranks):
-        group = Group(_model_of(sample.labels), sample.labels.get(engine.replica, ""))
+        replica = sample.labels.get(engine.replica, "")
+        group = Group(engine.provider, _model_of(sample.labels), replica)
         seen[group].add(sample.name)
         for reading in readings[sample.name]:
             key = _key(reading, sample.labels)
@@ -106,7 +108,8 @@ def read_figures(engine: Engine, text: str) -> dict[Group, Values]:
         for reading in required:
             if reading.requires not in seen[group]:
                 found.pop(reading.figure, None)
-    return {group: _known(found) for group, found in sums.items()}
+    groups = {group: _known(found) for group, found in sums.items()}
+    return {group: values for group, values in groups.items() if values.counters or values.gauges}
 
 
 def _readings(

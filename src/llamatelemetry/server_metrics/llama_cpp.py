@@ -22,6 +22,7 @@ from llamatelemetry.genai import (
     parse_props,
 )
 from llamatelemetry.genai.wire.prometheus import parse_metrics
+from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 from llamatelemetry.server_metrics.engines import LLAMA_CPP
 from llamatelemetry.server_metrics.exposition import (
     LARGEST_COUNT,
@@ -120,7 +121,7 @@ class LlamaCppReader:
         samples = {
             key: value for key, value in parse_metrics(text).items() if 0 <= value <= LARGEST_COUNT
         }
-        common = read_figures(LLAMA_CPP, text).get(Group(None)) or Values()
+        common = read_figures(LLAMA_CPP, text).get(Group(PROVIDER_LLAMA_CPP, None)) or Values()
         counters = {key: value for key, value in samples.items() if _COUNTER in key}
         gauges = {key: value for key, value in samples.items() if _COUNTER not in key}
         last = self._last.get(name)
@@ -129,7 +130,7 @@ class LlamaCppReader:
         else:
             slots = self._scrape_slots(routed)
         counters, gauges = counters | common.counters, gauges | common.gauges
-        return ModelScrape(Group(name), start, counters, gauges, slots)
+        return ModelScrape(Group(PROVIDER_LLAMA_CPP, name), start, counters, gauges, slots)
 
     def _scrape_slots(self, routed: str | None) -> SlotUsage | None:
         try:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import defaultdict
 from contextlib import ExitStack
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("llamatelemetry.server_metrics")
 
 _INTERVAL_S: Final = 1.0
+# Servers with many engines have metrics of several megabytes, whose parsing takes the interpreter's
+# lock. Such servers are scraped less often.
+_MAX_CPU_SHARE: Final = 0.02
+_LONGEST_INTERVAL_S: Final = 10.0
 # The longest pause between attempts while a server cannot be scraped.
 _MAX_INTERVAL_S: Final = 3.0
 # Older samples are not reported.
@@ -213,8 +217,10 @@ class Poller:
                 return
             if self._totals is None:
                 self._totals = self._load_totals()
+            started = thread_time()
             scrape = self._reader.scrape()
-            self._pause_s = _INTERVAL_S
+            cpu_s = thread_time() - started
+            self._pause_s = min(max(_INTERVAL_S, cpu_s / _MAX_CPU_SHARE), _LONGEST_INTERVAL_S)
             self._log_problem(None)
             self._update(scrape, self._totals)
         except ScrapeError as error:
@@ -239,25 +245,25 @@ class Poller:
             self._baseline = baseline if self._is_delta else {}
         self._provider, self._is_up = scrape.engine.provider, True
         # A removed model keeps its totals, because the sum over all models must not decrease.
-        models = dict.fromkeys(group.model for group in totals)
+        models = dict.fromkeys(group._replace(replica="") for group in totals)
         self._samples = tuple(self._sample_of(model, totals, fresh) for model in models)
         self._scraped_at = monotonic()
         self._save(totals)
 
     def _sample_of(
         self,
-        model: str | None,
+        model: Group,
         totals: Mapping[Group, ModelTotals],
         fresh: Mapping[Group, ModelScrape],
     ) -> ModelSample:
         """Return the sample of one model over all its replicas."""
+        replicas = [group for group in totals if group._replace(replica="") == model]
         counters: dict[str, float] = defaultdict(float)
-        for group, each in totals.items():
-            if group.model == model:
-                baseline = (self._baseline or {}).get(group, {})
-                for name, value in each.totals().items():
-                    counters[name] += value - baseline.get(name, 0.0)
-        scrapes = [fresh[group] for group in totals if group.model == model and group in fresh]
+        for group in replicas:
+            baseline = (self._baseline or {}).get(group, {})
+            for name, value in totals[group].totals().items():
+                counters[name] += value - baseline.get(name, 0.0)
+        scrapes = [fresh[group] for group in replicas if group in fresh]
         gauges = _merge_gauges(scrapes)
         figures: dict[str, list[tuple[float, str]]] = defaultdict(list)
         for key, value in (counters | gauges).items():
@@ -265,10 +271,11 @@ class Poller:
             if figure in _FIGURES:
                 figures[figure].append((value, detail))
         slots = scrapes[0].slots if scrapes else None
-        return ModelSample(self.attributes, model, counters, gauges, slots, figures)
+        attributes = {**self._target.attributes, names.GEN_AI_PROVIDER_NAME: model.provider}
+        return ModelSample(attributes, model.model, counters, gauges, slots, figures)
 
     def _scrape_failed(self, reason: str, *, needs_action: bool) -> None:
-        self._samples, self._is_up = (), False
+        self._is_up, self._samples = False, ()
         self._pause_s = min(self._pause_s * 2, _MAX_INTERVAL_S)
         self._log_problem(reason, needs_action=needs_action)
 

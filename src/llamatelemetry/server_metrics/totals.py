@@ -83,14 +83,14 @@ def _parse_counters(data: Any) -> dict[str, float]:
 
 def totals_to_json(totals: Mapping[Group, ModelTotals]) -> list[Any]:
     """Return the state of all models and replicas for the process that takes over the scraping."""
-    return [[group.model, group.replica, each.to_json()] for group, each in totals.items()]
+    return [[*group, each.to_json()] for group, each in totals.items()]
 
 
 def totals_from_json(data: Any) -> dict[Group, ModelTotals]:
     """Restore the state that another process saved. Invalid entries are ignored."""
     entries = [as_list(entry) for entry in as_list(data)]
     return {
-        Group(as_str(entry[0]), as_str(entry[1]) or ""): ModelTotals.from_json(entry[2])
-        for entry in entries
-        if len(entry) == 3
+        Group(provider, as_str(model), as_str(replica) or ""): ModelTotals.from_json(state)
+        for provider, model, replica, state in (each for each in entries if len(each) == 4)
+        if isinstance(provider, str)
     }

@@ -65,7 +65,7 @@ def _diagnose(
             *_exporter_jobs(environ, config, chosen),
             Job("GPU", "NVML", machine.gpu_checks, "info"),
             *_server_jobs(server),
-            *_scrape_jobs(config),
+            *scrape_jobs(config),
         ],
         DEADLINE_S,
     )
@@ -181,7 +181,8 @@ def _server_jobs(server: str | None) -> list[Job]:
     return [Job(SERVER, mask_url(server), run)]
 
 
-def _scrape_jobs(config: LlamaTelemetryConfig) -> list[Job]:
+def scrape_jobs(config: LlamaTelemetryConfig) -> list[Job]:
+    """Return a check for each server whose metrics are scraped."""
     return [
         Job("Server metrics", mask_url(url), partial(machine.scrape_checks, url))
         for url in config.scraped_urls()
