@@ -16,18 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.prometheus import Prometheus, free_port, prometheus, sleep_until
+from tests.deploy.prometheus import Prometheus, free_port, prometheus
 from tests.support import nvml
 from tests.support.components import require
 from tests.support.http_server import http_server
 from tests.support.llama_server import embedded_server
+from tests.support.waiting import wait_for
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 PROGRAM = Path(__file__).with_name("application.py")
 RECORDED = Path(__file__).with_name("vllm_metrics.txt").read_text()
 _SAMPLE = re.compile(r"^([^#].*) \S+$", re.MULTILINE)
-# The server runs twice: rates must survive its restart.
-RUNS_S = (15, 10)
+# Finished streams after which the server restarts, and after which the traffic ends.
+STREAMS = (6, 10)
+SCRAPES_S = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Traffic:
 
 @pytest.fixture(scope="session")
 def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
-    """Run the application for half a minute; restart its llama.cpp server once."""
+    """Run the application until streams have finished before and after a restart of its server."""
     for component in ("prometheus", "xllamacpp", "cc"):
         require(component)
     folder = tmp_path_factory.mktemp("traffic")
@@ -53,12 +55,21 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
         vllm_metrics() as vllm,
         application(folder, port, url, vllm.url),
     ):
-        start_s = time.time()
-        for seconds in RUNS_S:
+        start_s = end_s = time.time()
+        for streams in STREAMS:
             with embedded_server(**server):
-                sleep_until(time.time() + seconds)
+                wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=180)
+                time.sleep(SCRAPES_S)
+                end_s = time.time()
             vllm.is_idle = False
-        yield Traffic(scraper, start_s, time.time())
+        yield Traffic(scraper, start_s, end_s)
+
+
+def finished_streams(scraper: Prometheus) -> float:
+    found = scraper.at(
+        time.time(), 'sum(gen_ai_client_token_usage_count{gen_ai_token_type="output"})'
+    )
+    return float(found[0]["value"][1]) if found else 0
 
 
 class VllmMetrics:

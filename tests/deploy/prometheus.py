@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import socket
 import subprocess
-import time
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,7 +24,7 @@ from tests.support.waiting import wait_for
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy" / "prometheus").glob("*.rules.yaml"))
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
-RATE_INTERVAL = "15s"
+RATE_INTERVAL = "60s"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ def rule_expressions(kind: str) -> list[Expression]:
     return [Expression(f"{kind}: {rule[kind]}", rule["expr"]) for rule in rules]
 
 
+def load_scale() -> Any:
+    """Return the module `scripts/scale.py`."""
+    spec = importlib.util.spec_from_file_location("scale", ROOT / "scripts" / "scale.py")
+    assert spec
+    assert spec.loader
+    # Its dataclass looks its own module up.
+    module = sys.modules["scale"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
@@ -83,9 +95,9 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
 
-    def now(self, expr: str) -> list[dict[str, Any]]:
-        """Return the series of an expression now."""
-        return self.get("query", query=expr)["result"]
+    def at(self, moment_s: float, expr: str) -> list[dict[str, Any]]:
+        """Return the series of an expression at a Unix time."""
+        return self.get("query", query=expr, time=moment_s)["result"]
 
     def during(self, expr: str, start_s: float, end_s: float) -> list[dict[str, Any]]:
         """Return the series of an expression over a time range, with a value every second."""
@@ -135,8 +147,3 @@ def prometheus(folder: Path, jobs: Mapping[str, Sequence[int]]) -> Iterator[Prom
     finally:
         process.terminate()
         process.wait(30)
-
-
-def sleep_until(moment_s: float) -> None:
-    """Wait until a Unix time: Prometheus needs real time between two scrapes."""
-    time.sleep(max(0.0, moment_s - time.time()))

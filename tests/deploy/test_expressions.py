@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from tests.deploy.conftest import Traffic
 from tests.deploy.prometheus import (
     Expression,
+    load_scale,
     panel_expressions,
     rule_expressions,
 )
@@ -39,3 +42,32 @@ def returns_data(expression: Expression, traffic: Traffic) -> bool:
     """Return whether the expression had a value at any time of the traffic."""
     series = traffic.prometheus.during(expression.executable, traffic.start_s, traffic.end_s)
     return any(not math.isnan(float(value)) for each in series for _, value in each["values"])
+
+
+def test_counters_of_server_continue_through_its_restart(traffic: Traffic):
+    name = 'llamatelemetry_server_generated_tokens_total{gen_ai_provider_name="llama_cpp"}'
+    duration = f"{math.ceil(traffic.end_s - traffic.start_s) + 5}s"
+    (resets,) = traffic.prometheus.at(traffic.end_s, f"resets({name}[{duration}])")
+    assert resets["value"][1] == "0"
+    (series,) = traffic.prometheus.during(name, traffic.start_s, traffic.end_s)
+    values = [float(value) for _, value in series["values"]]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_series_of_servers_and_gpus_are_those_of_the_computation(traffic: Traffic):
+    scale = load_scale()
+    # llama.cpp also has the older names.
+    servers = '{__name__=~"llamatelemetry_(server|llamacpp)_.*",gen_ai_provider_name!=""}'
+    found = {
+        each["metric"]["gen_ai_provider_name"]: int(each["value"][1])
+        for each in traffic.prometheus.at(
+            traffic.end_s, f"count by (gen_ai_provider_name) ({servers})"
+        )
+    }
+    expected = scale.SERVER_SERIES
+    assert found == pytest.approx(
+        {"llama_cpp": expected["llama.cpp"], "vllm": expected["vllm"]}, rel=0.15
+    )
+    (gpu,) = traffic.prometheus.at(traffic.end_s, 'max(count by (hw_id) ({hw_id!=""}))')
+    assert int(gpu["value"][1]) == pytest.approx(scale.GPU_SERIES, rel=0.15)

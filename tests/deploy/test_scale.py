@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.prometheus import ROOT
+from tests.deploy.prometheus import ROOT, load_scale
 from tests.support.llama_server import LlamaServer
 from tests.support.otlp_receiver import Received, http_receiver
 
@@ -36,13 +35,7 @@ DATA_POINTS = {
 
 @pytest.fixture(scope="module")
 def scale() -> Any:
-    spec = importlib.util.spec_from_file_location("scale", ROOT / "scripts" / "scale.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scale"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_scale()
 
 
 @pytest.fixture(scope="module")
