@@ -89,9 +89,11 @@ def rotel(target: str) -> Iterator[str]:
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        for _ in range(100):
+        for _ in range(600):
             with suppress(OSError), socket.create_connection(("127.0.0.1", ports[0])):
                 break
+            if process.poll() is not None:
+                raise SystemExit(f"rotel ended with exit status {process.returncode}")
             time.sleep(0.1)
         yield f"http://127.0.0.1:{ports[0]}"
     finally:
