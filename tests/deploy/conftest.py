@@ -9,16 +9,16 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.prometheus import Prometheus, free_port, prometheus
+from tests.deploy.prometheus import Prometheus, free_port, prometheus, victoria_metrics
 from tests.support import nvml
-from tests.support.components import require
+from tests.support.components import require, unavailable
 from tests.support.http_server import http_server
 from tests.support.llama_server import embedded_server
 from tests.support.waiting import wait_for
@@ -29,14 +29,20 @@ RECORDED = Path(__file__).with_name("vllm_metrics.txt").read_text()
 _SAMPLE = re.compile(r"^([^#].*) \S+$", re.MULTILINE)
 # Finished streams after which the server restarts, and after which the traffic ends.
 STREAMS = (6, 10)
-SCRAPES_S = 4
+# Long enough for alerts with `for: 5s`, and for `for: 2s` while the server is down.
+SCRAPES_S = 10
+DOWN_S = 6
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """A Prometheus server that has scraped the application, and the time range of the calls."""
+    """The servers that have scraped the application, and the time range of the calls.
+
+    Without VictoriaMetrics on this machine, `victoria_metrics` is `None`.
+    """
 
     prometheus: Prometheus
+    victoria_metrics: Prometheus | None
     start_s: float
     end_s: float
 
@@ -50,8 +56,12 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     port, server_port = free_port(), free_port()
     server = {"port": server_port, "alias": "smol", "metrics": True, "parallel": 2}
     url = f"http://127.0.0.1:{server_port}"
+    jobs = {"shop": [port]}
+    has_victoria = unavailable("victoria-metrics") is None
+    other = victoria_metrics(folder, jobs) if has_victoria else nullcontext()
     with (
-        prometheus(folder, {"shop": [port]}) as scraper,
+        prometheus(folder, jobs) as scraper,
+        other as victoria,
         vllm_metrics() as vllm,
         application(folder, port, url, vllm.url),
     ):
@@ -61,8 +71,10 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
                 wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=180)
                 time.sleep(SCRAPES_S)
                 end_s = time.time()
+            if vllm.is_idle:
+                time.sleep(DOWN_S)
             vllm.is_idle = False
-        yield Traffic(scraper, start_s, end_s)
+        yield Traffic(scraper, victoria, start_s, end_s)
 
 
 def finished_streams(scraper: Prometheus) -> float:

@@ -179,6 +179,12 @@ def _prometheus() -> None:
         _run(program, "--version")
 
 
+def _victoria_metrics() -> None:
+    if shutil.which("victoria-metrics") is None:
+        raise MissingError("VictoriaMetrics is not installed: apt-get install victoria-metrics")
+    _run("victoria-metrics", "-version")
+
+
 def _package_index() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = ["--quiet", "--no-deps", "--no-cache-dir", "--retries=1", "--dest", folder]
@@ -224,6 +230,7 @@ PROBES = {
     "vllm": Probe(_vllm),
     "package-index": Probe(_package_index),
     "prometheus": Probe(_prometheus),
+    "victoria-metrics": Probe(_victoria_metrics),
     "openssl": Probe(_openssl),
     "ps": Probe(_ps),
     "pandas": _package("pandas", "scripts/install dev"),
