@@ -16,16 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.prometheus import Prometheus, free_port, prometheus, victoria_metrics
+from tests.deploy.prometheus import ROOT, Prometheus, prometheus, victoria_metrics
 from tests.support import nvml
 from tests.support.components import require, unavailable
 from tests.support.http_server import http_server
 from tests.support.llama_server import embedded_server
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 PROGRAM = Path(__file__).with_name("application.py")
-RECORDED = Path(__file__).with_name("vllm_metrics.txt").read_text()
+RECORDED = {
+    path: (ROOT / "tests" / "support" / "engine_metrics" / f"{name}.txt").read_text()
+    for path, name in (("/metrics", "vllm_preempted"), ("/drafting/metrics", "vllm_drafting"))
+}
 _SAMPLE = re.compile(r"^([^#].*) \S+$", re.MULTILINE)
 # Finished streams after which the server restarts, and after which the traffic ends.
 STREAMS = (6, 10)
@@ -85,18 +89,17 @@ def finished_streams(scraper: Prometheus) -> float:
 
 
 class VllmMetrics:
-    """The `/metrics` that a vLLM server recorded: all zero first, then after a load.
+    """The metrics that two vLLM servers recorded: all zero first, then after a load.
 
-    The load filled the KV cache, so that requests were preempted. The figures of speculative
-    decoding are those of another run.
+    The load of one filled the KV cache, so that requests were preempted. The other one drafted.
     """
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.is_idle = True
 
-    def text(self) -> str:
-        return _SAMPLE.sub(r"\1 0", RECORDED) if self.is_idle else RECORDED
+    def text(self, path: str) -> str:
+        return _SAMPLE.sub(r"\1 0", RECORDED[path]) if self.is_idle else RECORDED[path]
 
 
 @contextmanager
@@ -105,7 +108,10 @@ def vllm_metrics() -> Iterator[VllmMetrics]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = found.text().encode()
+            if self.path not in RECORDED:
+                self.send_error(404)
+                return
+            body = found.text(self.path).encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Content-Length", str(len(body)))
@@ -130,7 +136,9 @@ def application(folder: Path, port: int, url: str, vllm_url: str) -> Iterator[No
         "OTEL_METRICS_EXPORTER": "otlp,prometheus",
         "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
         "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
-        "LLAMATELEMETRY_SERVER_METRICS_URLS": f"{url}/metrics,{vllm_url}/metrics",
+        "LLAMATELEMETRY_SERVER_METRICS_URLS": ",".join(
+            [f"{url}/metrics", *(f"{vllm_url}{path}" for path in RECORDED)]
+        ),
         "LLAMATELEMETRY_GPU_INTERVAL_MS": "200",
         "LLAMATELEMETRY_SAMPLING": "only_errors,only_slow",
         # Exports fail, and the queues are too small: the dashboards show both.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -75,11 +75,6 @@ def load_scale() -> Any:
     return module
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def compressed(rules: Any) -> Any:
     """Return rules in which each hour is a minute: `[5m]` becomes `[5s]`, `for: 2m` `for: 2s`."""
     shorter = {"m": "s", "h": "m", "d": "h", "w": "d"}
@@ -90,7 +85,7 @@ def compressed(rules: Any) -> Any:
     for group in rules["groups"]:
         group.pop("interval", None)
         for rule in group["rules"]:
-            # Not the names of recorded series: these are no durations with a boundary before them.
+            # Names of recorded series, such as `rate5m`, do not change.
             rule["expr"] = re.sub(
                 r"\[[^]]*\]|offset \S+", lambda m: scaled(m[0]), rule["expr"]
             ).replace(":30s]", ":1s]")
