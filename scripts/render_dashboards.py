@@ -32,7 +32,7 @@ UNITS = {
     "short": "",
     "watt": "W",
     "joule": "J",
-    "watth": "J/s",
+    "watth": "Wh",
     "bytes": "B",
     "Bps": "B/s",
     "celsius": "°C",

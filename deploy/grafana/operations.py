@@ -201,8 +201,7 @@ SLO = Dashboard(
             ),
             Panel(
                 "Budget left, 30 days",
-                "Share of the error budget of 30 days that is left. Below 0 the objective is "
-                "missed.",
+                "Share of the error budget of 30 days that is left. At 0 the objective is missed.",
                 "percentunit",
                 [
                     Query(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-RUNBOOKS = "https://github.com/llamatelemetry/llamatelemetry/blob/main/docs/alerts"
+RUNBOOKS = "docs/alerts"
 WINDOWS = ("5m", "30m", "1h", "6h")
 BUDGETS = {"errors": 0.01, "ttft": 0.05, "tpot": 0.05}
 """Share of events that may be bad, by objective."""
@@ -76,7 +76,7 @@ def _alert(
     if wait != "0m":
         rule["for"] = wait
     rule["labels"] = {"severity": severity}
-    rule["annotations"] = {"summary": summary, "runbook_url": f"{RUNBOOKS}/{name}.md"}
+    rule["annotations"] = {"summary": summary, "runbook": f"{RUNBOOKS}/{name}.md"}
     return rule
 
 
