@@ -48,11 +48,14 @@ class Scripted:
         self.models = {model.name: model for model in models}
         self.router = router
         self.fault: ScriptedResponse | None = None
+        self.required: str | None = None
+        """The `Authorization` header without which all requests get status 401."""
         self.loopback: Loopback
 
     def respond(self, asked: ReceivedRequest) -> ScriptedResponse:
-        if self.fault is not None:
-            return self.fault
+        is_authorized = self.required in (None, asked.headers.get("authorization"))
+        if self.fault is not None or not is_authorized:
+            return self.fault or ScriptedResponse(401)
         url = urlsplit(asked.path)
         query = parse_qs(url.query)
         if not self.router:

@@ -44,17 +44,29 @@ def test_parse_target_splits_url(url, base_url, attributes):
 )
 def test_target_sends_credentials_but_does_not_show_them(serve, url, key, sent):
     server = serve(ScriptedModel("smol"))
+    server.required = sent
     origin = server.loopback.url
     url = (
         f"{origin}/metrics"
         if url.startswith("{}")
         else f"http://{url}".replace("@", f"@{urlsplit(origin).netloc}")
     )
-    server.reader(url, key).scrape()
-    assert {asked.headers.get("authorization") for asked in server.loopback.asked} == {sent}
+    reader = server.reader(url, key)
+    reader.scrape()
+    reader.scrape()
+    # Without the key, the first request asked whether the server needs it.
+    asked = [each.headers.get("authorization") for each in server.loopback.asked]
+    first = [None, None] if key and sent and sent.startswith("Bearer") else []
+    assert asked == first + [sent] * (len(asked) - len(first))
     target = parse_target(url, key)
     for secret in ("pa%3Ass", "pa:ss", 'k"', "Bearer", "Basic"):
         assert secret not in f"{target} {target.base_url} {target.attributes}"
+
+
+def test_api_key_is_not_sent_to_server_that_does_not_need_it(serve):
+    server = serve(ScriptedModel("smol"))
+    server.reader(api_key="k").scrape()
+    assert {asked.headers.get("authorization") for asked in server.loopback.asked} == {None}
 
 
 def test_api_key_is_read_from_variable_of_server(monkeypatch):

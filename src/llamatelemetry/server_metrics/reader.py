@@ -20,13 +20,13 @@ class ServerReader:
 
     A llama.cpp server is recognized by `/props`, which is requested first, because `/metrics` may
     keep its model from falling asleep. All other servers are recognized by the names of their
-    metrics at each scrape. After a failure, another server may answer.
+    metrics at each scrape. The API key is sent only to a server that rejects requests without it.
+    After a failure, another server may answer.
     """
 
     def __init__(self, target: ScrapeTarget) -> None:
-        self._target = target
-        self._llama_cpp = LlamaCppReader(target)
-        self._is_llama_cpp: bool | None = None
+        self._given = target
+        self._use(target)
         self._process_start: str | None = None
         self._ended: set[str] = set()
 
@@ -37,12 +37,24 @@ class ServerReader:
             ScrapeError: The server cannot be scraped, for example while it loads a model.
         """
         try:
-            if self._is_llama_cpp is False:
-                return self._scrape_other()
-            return self._scrape_unknown()
-        except ScrapeError:
-            self._is_llama_cpp = None
+            return self._scrape()
+        except ScrapeError as error:
+            if error.status == 401 and self._target.api_key is not None:
+                self._use(self._target.with_key())
+                return self.scrape()
+            self._use(self._given)
             raise
+
+    def _use(self, target: ScrapeTarget) -> None:
+        """Continue with this target, whose server is not known."""
+        self._target = target
+        self._llama_cpp = LlamaCppReader(target)
+        self._is_llama_cpp: bool | None = None
+
+    def _scrape(self) -> ServerScrape:
+        if self._is_llama_cpp is False:
+            return self._scrape_other()
+        return self._scrape_unknown()
 
     def _scrape_unknown(self) -> ServerScrape:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,18 +24,25 @@ class ScrapeTarget:
     """A server to scrape.
 
     `base_url` has no credentials, so that it can be logged. `model` selects one model of a router.
+    `api_key` is not part of the headers: see `with_key`.
     """
 
     base_url: str
     attributes: Mapping[str, AttributeValue]
     headers: Mapping[str, str] = field(repr=False)
     model: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+    def with_key(self) -> ScrapeTarget:
+        """Return the target with the API key, for a server that rejects requests without it."""
+        key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return replace(self, headers={**self.headers, **key}, api_key=None)
 
 
 def parse_target(url: str, api_key: str | None = None) -> ScrapeTarget:
     """Parse the URL of a server's metrics, such as `/prometheus/metrics`, or its base URL.
 
-    `?model=...` selects one model of a llama.cpp router. The API key is not sent if the URL has
+    `?model=...` selects one model of a llama.cpp router. The API key is not used if the URL has
     `user:password@`, which is for a proxy with basic authentication.
     """
     parts = urlsplit(url)
@@ -50,19 +57,14 @@ def parse_target(url: str, api_key: str | None = None) -> ScrapeTarget:
     if path:
         # One host may have several servers with different paths.
         attributes[names.URL_PATH] = path
+    basic = basic_authorization(parts.username, parts.password)
     return ScrapeTarget(
         base_url=f"{parts.scheme}://{host}{path}",
         attributes=attributes,
-        headers=_authorization(parts.username, parts.password, api_key),
+        headers=basic,
         model=next(iter(parse_qs(parts.query).get("model", ())), None),
+        api_key=None if basic else api_key,
     )
-
-
-def _authorization(
-    user: str | None, password: str | None, api_key: str | None
-) -> Mapping[str, str]:
-    basic = basic_authorization(user, password)
-    return basic or ({"Authorization": f"Bearer {api_key}"} if api_key else {})
 
 
 def api_key_from_environment() -> str | None:
