@@ -100,13 +100,15 @@ def test_run_keeps_exit_status_when_interrupted_after_the_command(tmp_path: Path
     child = (
         "from opentelemetry import trace\nimport os, pathlib, time\n"
         "parent = os.getppid()\n"
+        "pathlib.Path('started').touch()\n"
         "while os.getppid() == parent:\n    time.sleep(0.05)\n"
         "pathlib.Path('exited').touch()\n"
         "for _ in range(40):\n"
         "    trace.get_tracer('child').start_span('late').end()\n"
         "    time.sleep(0.05)\n"
     )
-    command = f'{sys.executable} -c "$0" 2>/dev/null & sleep 2; exit 7'
+    start = f'{sys.executable} -c "$0" 2>/dev/null &'
+    command = f"{start} until [ -e started ]; do sleep 0.1; done; exit 7"
     process = subprocess.Popen(
         with_signals([*RUN, "--output", "calls.db", "--", "sh", "-c", command, child]),
         cwd=tmp_path,

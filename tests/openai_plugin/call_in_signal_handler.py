@@ -6,13 +6,13 @@ import itertools
 import signal
 from typing import Any
 
-import httpx2
 import openai
 from opentelemetry.sdk.metrics import AlignedHistogramBucketExemplarReservoir, MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import View
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.support import payloads
 from tests.support.model_server import ANSWER
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -33,8 +33,8 @@ def call_in_handler() -> None:
     )
     meters = MeterProvider([reader], views=[view], shutdown_on_exit=False)
     OpenAIInstrumentor().instrument(meter_provider=meters)
-    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=ANSWER))
-    http = httpx2.Client(transport=transport)
+    transport = payloads.http.MockTransport(lambda _: payloads.http.Response(200, json=ANSWER))
+    http = payloads.http.Client(transport=transport)
     client = openai.OpenAI(api_key="k", base_url="http://127.0.0.1:1/v1", http_client=http)
     models = itertools.count()
 

@@ -39,6 +39,8 @@ def replay(name: str) -> dict[str, Any]:
     client = payloads.client(respond)
     resource: Any = client
     for part in request["path"].removeprefix("/v1/").split("/"):
+        if not hasattr(resource, part):
+            pytest.skip(f"this version of openai has no {part}")
         resource = getattr(resource, part)
     known = {"model", "messages", "prompt", "input", "stream", "n"}
     body = {name: value for name, value in request["body"].items() if name in known}

@@ -207,6 +207,10 @@ print(pickle.load(sys.stdin.buffer)["api_key"])
 
 def test_pickle_of_wrapped_client_loads_without_llamatelemetry(server):
     client = PicklableClient(base_url=server.url, api_key="k")
+    try:
+        pickle.dumps(client)
+    except pickle.PicklingError:
+        pytest.skip("no client of this version of openai can be pickled")
     state = pickle.dumps(wrap_openai_client(client).__getstate__())
     command = [sys.executable, "-c", LOADER]
     done = subprocess.run(command, input=state, capture_output=True, check=True)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 from opentelemetry.sdk.trace import SpanProcessor
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.support import payloads
 from tests.support.model_server import ANSWER
 from tests.support.recorder import Recorder
 
@@ -41,11 +41,11 @@ def alarm() -> Iterator[None]:
 @pytest.fixture
 def client(recorder: Recorder) -> Iterator[openai.OpenAI]:
     OpenAIInstrumentor().instrument(**recorder.providers)
-    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json=ANSWER))
+    transport = payloads.http.MockTransport(lambda _: payloads.http.Response(200, json=ANSWER))
     with openai.OpenAI(
         api_key="k",
         base_url="http://127.0.0.1:1/v1",
-        http_client=httpx2.Client(transport=transport),
+        http_client=payloads.http.Client(transport=transport),
     ) as client:
         yield client
     OpenAIInstrumentor().uninstrument()

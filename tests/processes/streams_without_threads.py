@@ -7,11 +7,11 @@ import sys
 import threading
 from typing import Any
 
-import httpx2
 import openai
 
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.support import payloads
 from tests.support.model_server import CHUNK
 from tests.support.recorder import Recorder
 
@@ -22,7 +22,7 @@ def run(way: str) -> None:
     def start(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    class Stream(httpx2.SyncByteStream):
+    class Stream(payloads.http.SyncByteStream):
         closed = 0
 
         def __iter__(self) -> Any:
@@ -39,8 +39,10 @@ def run(way: str) -> None:
     threading.Thread.start = start
     stream = Stream()
     headers = {"content-type": "text/event-stream", "server": "llama.cpp"}
-    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, stream=stream))
-    http = httpx2.Client(transport=transport)
+    transport = payloads.http.MockTransport(
+        lambda _: payloads.http.Response(200, headers=headers, stream=stream)
+    )
+    http = payloads.http.Client(transport=transport)
     request: dict[str, Any] = {"model": "smol", "messages": [], "stream": True}
     if way == "closed over HTTP":
         url = "http://127.0.0.1:1/v1/chat/completions"

@@ -55,22 +55,25 @@ def _report(message: str, status: int) -> int:
 
 
 def _flushed(status: Any) -> Any:
-    """Write the buffered output. Return the status, or 1 if the output cannot be written.
+    """Write the buffered output. Return the status, or 1 if standard output cannot be written.
 
-    The interpreter would print a traceback for this error when it exits.
+    The interpreter would print a traceback for this error when it exits, or exit with 120.
     """
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
-        return status or 1
     except OSError as error:
-        _discard_output()
-        return _report(f"error: {error}", 1)
+        _discard(sys.stdout)
+        is_reported = status or isinstance(error, BrokenPipeError)
+        status = status or 1 if is_reported else _report(f"error: {error}", 1)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
     return status
 
 
-def _discard_output() -> None:
+def _discard(stream: Any) -> None:
+    """Discard what is left in the buffer of an output stream."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, stream.fileno())
     os.close(devnull)

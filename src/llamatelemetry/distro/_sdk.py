@@ -35,7 +35,7 @@ from llamatelemetry.distro._exporters import (
 from llamatelemetry.distro._gpu import DETECTOR, GpuTelemetry
 from llamatelemetry.distro._processors import arrange, log_redaction_processors
 from llamatelemetry.distro._sampling import replace_sampler, sampler_options
-from llamatelemetry.distro._setup import Setup, process_attributes
+from llamatelemetry.distro._setup import Setup, process_attributes, report_losses_at_exit
 from llamatelemetry.otel._sdk_private import (
     DECLARATIVE_PROVIDER_SETTERS,
     PROVIDER_SETTERS,
@@ -107,6 +107,7 @@ def _setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any]
         "resource_attributes": {**_resource(config), **options.get("resource_attributes", {})},
     }
     variables |= _variables(config) | compression_variables(plan, os.environ)
+    report_losses_at_exit()
     with environment(variables), captured_providers() as capture:
         configure = sdk_configurator() or partial(_configure, capture.set_provider)
         configure(**arguments)
@@ -123,6 +124,7 @@ def setup_from_file(configure: Callable[[], None], config: LlamaTelemetryConfig)
     are added to it.
     """
     _warn_of_ignored_options(config, _EXPORT, "OTEL_CONFIG_FILE is set. Set them in that file")
+    report_losses_at_exit()
     with captured_providers(
         lambda each: replace_sampler(config, each), declarative=True
     ) as capture:

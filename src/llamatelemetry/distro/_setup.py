@@ -77,8 +77,8 @@ class Setup:
         self._server_metrics: ServerMetrics | None = None
         self._tail_sampler: TailSampler | None = None
         self._redaction = LogAndMetricRedaction(self._created)
-        for provider in created.values():
-            self.monitor.monitor(provider)
+        for signal, provider in created.items():
+            self.monitor.monitor(provider, signal)
         self._dropped = [
             DroppedItems(name, created[name]) for name in ("traces", "logs") if name in created
         ]
@@ -228,7 +228,9 @@ class Setup:
         self._redaction.remove()
         for each in self._dropped:
             each.report()
-        return run_side_by_side(steps, deadline)
+        stopped = run_side_by_side(steps, deadline)
+        self.monitor.report_losses()
+        return stopped
 
     @property
     def _tracer_provider(self) -> Any:
@@ -241,12 +243,32 @@ def process_attributes() -> dict[str, int]:
 
 
 def _end_pending_calls() -> None:
+    setup = _current_setup()
+    if setup is not None:
+        setup.monitor.begin_exit()
     genai.end_open_streams()
     genai.flush_pending(1.0)
 
 
+def report_losses_at_exit() -> None:
+    """Log what could not be exported, once the providers that are created next have shut down."""
+    # The handler registered first runs last, and the SDK's providers register theirs.
+    atexit.unregister(_report_losses)
+    atexit.register(_report_losses)
+
+
+def _report_losses() -> None:
+    setup = _current_setup()
+    if setup is not None:
+        setup.monitor.report_losses()
+
+
 class _Current:
     setup: weakref.ref[Setup] | None = None
+
+
+def _current_setup() -> Setup | None:
+    return _Current.setup() if _Current.setup is not None else None
 
 
 def _follow_forks(setup: Setup) -> None:
@@ -264,7 +286,7 @@ def _register_at_fork() -> None:
 
 
 def _reinitialize_after_fork() -> None:
-    setup = _Current.setup() if _Current.setup is not None else None
+    setup = _current_setup()
     if setup is not None:
         try:
             setup.reinitialize_after_fork()
@@ -275,7 +297,7 @@ def _reinitialize_after_fork() -> None:
 
 
 def _flush_at_exit(*, ends: bool = True) -> None:
-    setup = _Current.setup() if _Current.setup is not None else None
+    setup = _current_setup()
     if setup is not None:
         try:
             setup.flush_at_exit(ends=ends)

@@ -107,7 +107,7 @@ def exported(request) -> Iterator[Exported]:
         providers[2].add_log_record_processor(BatchLogRecordProcessor(logs))
         monitor = ExportMonitor()
         for provider in providers:
-            monitor.monitor(provider)
+            monitor.monitor(provider, "traces")
 
         def flush() -> None:
             for provider in providers:
@@ -258,7 +258,7 @@ def test_failed_export_is_not_repeated_when_batch_is_encodable():
         provider = TracerProvider()
         provider.add_span_processor(BatchSpanProcessor(exporter))
         monitor = ExportMonitor()
-        monitor.monitor(provider)
+        monitor.monitor(provider, "traces")
         provider.get_tracer("app").start_span("good").end()
         provider.force_flush()
         provider.shutdown()
@@ -285,7 +285,7 @@ def test_failure_of_other_exporter_is_unchanged_without_encoders_of_otlp(monkeyp
 
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(exporter := Broken()))
-    ExportMonitor().monitor(provider)
+    ExportMonitor().monitor(provider, "traces")
     span = provider.get_tracer("app").start_span("good")
     with pytest.raises(OSError, match="the disk is full"):
         exporter.export([span])

@@ -2,52 +2,60 @@
 
 `force_flush` of the SDK's batch processors returns `True` even if the collector rejected
 everything. `flush()` promises more, so it monitors the exporters of the providers that the
-distro creates.
+distro creates. When the process ends, exporters that cannot reach their collector give up early.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from llamatelemetry.otel._sdk_private import exporters_of, http_session_of
 from llamatelemetry.otel.export.encoding_repair import with_repair
+from llamatelemetry.otel.export.exit_limits import ExitLimits
 from llamatelemetry.otel.export.http_sessions import follow_forks
+
+_logger = logging.getLogger("llamatelemetry.otel")
+# OTLP/HTTP: https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes
+_RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+_ITEMS: Final = {"traces": "spans", "logs": "log records", "metrics": "exports of metrics"}
 
 
 class ExportMonitor:
-    """Remembers failed exports, and shuts exporters down early if nothing can be sent.
-
-    Attributes:
-        is_failing: Whether the last export failed.
-    """
+    """Remembers failed exports, and shuts exporters down early if nothing can be sent."""
 
     def __init__(self) -> None:
-        self.is_failing = False
-        self._exporters: list[Any] = []
+        self._limits = ExitLimits()
+        self._exporters: list[_MonitoredExporter] = []
         self._failures: list[None] = []  # appending and popping are atomic
+        self._lost: dict[str, int] = {}
 
-    def monitor(self, provider: object) -> None:
+    @property
+    def is_failing(self) -> bool:
+        """Whether something was exported, and the last export of each exporter failed."""
+        results = [each.succeeded for each in self._exporters if each.succeeded is not None]
+        return bool(results) and not any(results)
+
+    def monitor(self, provider: object, signal: str) -> None:
         """Monitor every exporter of an SDK provider.
 
         The wrappers are set on the exporter objects, so that their classes stay the same.
+
+        Args:
+            provider: The SDK provider.
+            signal: "traces", "metrics" or "logs".
         """
         for exporter in exporters_of(provider):
-            # Those that a declarative file or a credential provider created.
-            session = http_session_of(exporter)
-            if session is not None:
-                follow_forks(session)
-            exporter.export = self._monitored(with_repair(exporter.export))
-            # `shutdown_exporters` can come before the provider's own shutdown. The OTLP exporters
-            # log a warning about a second one.
-            exporter.shutdown = _once(exporter.shutdown)
-            self._exporters.append(exporter)
+            each = _MonitoredExporter(exporter, signal, self._limits, self._on_failure)
+            self._exporters.append(each)
 
     def reset_after_fork(self) -> None:
         """Forget the parent's failures, in a forked child."""
         self._failures = []
+        self._lost = {}
 
     def take_failure(self) -> bool:
         """Return whether an export has failed since the last call."""
@@ -60,12 +68,79 @@ class ExportMonitor:
 
     def shutdown_exporters(self) -> None:
         """Shut the exporters down. This ends running retries; nothing more is sent."""
-        for exporter in self._exporters:
-            exporter.shutdown()
+        for each in self._exporters:
+            each.exporter.shutdown()
 
-    def _monitored(self, export: Callable[..., Any]) -> Callable[..., Any]:
+    def begin_exit(self) -> None:
+        """Start the time limits of the exporters, because the process ends."""
+        self._limits.begin(self._exporters)
+
+    def report_losses(self) -> None:
+        """Log in one line what the receivers have not accepted, if anything."""
+        lost, self._lost = self._lost, {}
+        if lost:
+            _logger.warning(
+                "Lost telemetry (%s): the receiver did not accept it. Check it with `llamatelemetry "
+                "doctor`",
+                ", ".join(f"{_ITEMS[signal]}: {count}" for signal, count in sorted(lost.items())),
+            )
+
+    def _on_failure(self, signal: str, count: int) -> None:
+        self._failures.append(None)
+        self._lost[signal] = self._lost.get(signal, 0) + count
+
+
+class _MonitoredExporter:
+    """An exporter with wrappers that note whether its receiver accepts what is sent.
+
+    Attributes:
+        succeeded: Whether the last export succeeded; `None` before the first one ends.
+        is_retrying: Whether an export is running, and its last HTTP request failed.
+        is_observable: Whether requests are seen. Those of an exporter over gRPC are not.
+    """
+
+    def __init__(
+        self,
+        exporter: Any,
+        signal: str,
+        limits: ExitLimits,
+        on_failure: Callable[[str, int], None],
+    ) -> None:
+        self.exporter = exporter
+        self.succeeded: bool | None = None
+        self.is_retrying = False
+        self._signal = signal
+        self._limits = limits
+        self._on_failure = on_failure
+        # Those that a declarative file or a credential provider created are among them.
+        session = http_session_of(exporter)
+        self.is_observable = session is not None
+        if session is not None:
+            follow_forks(session)
+            session.request = self._noting_attempts(session.request)
+        exporter.export = self._noting_results(with_repair(exporter.export))
+        # `shutdown_exporters` can come before the provider's own shutdown. The OTLP exporters
+        # log a warning about a second one.
+        exporter.shutdown = _once(exporter.shutdown)
+
+    def _noting_attempts(self, request: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(request)
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            failed = True
+            try:
+                response = request(*args, **self._limits.limited(kwargs))
+                failed = response.status_code in _RETRIED_STATUSES
+                return response
+            finally:
+                self.is_retrying = failed
+                if failed:
+                    self._limits.give_up(self.exporter)
+
+        return noting
+
+    def _noting_results(self, export: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(export)
-        def monitored(*args: Any, **kwargs: Any) -> Any:
+        def noting(*args: Any, **kwargs: Any) -> Any:
             succeeded = False
             try:
                 result = export(*args, **kwargs)
@@ -74,11 +149,20 @@ class ExportMonitor:
                 succeeded = getattr(result, "name", "SUCCESS") == "SUCCESS"
                 return result
             finally:
-                self.is_failing = not succeeded
+                self.is_retrying = False
+                self.succeeded = succeeded
                 if not succeeded:
-                    self._failures.append(None)
+                    self._on_failure(self._signal, _count(args))
 
-        return monitored
+        return noting
+
+
+def _count(arguments: tuple[Any, ...]) -> int:
+    """Return the number of exported spans or log records; 1 for an export of metrics."""
+    try:
+        return len(arguments[0])
+    except (IndexError, TypeError):
+        return 1
 
 
 def _once(shutdown: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ Each function gets a match and returns how many of its leading characters are va
 from __future__ import annotations
 
 import ipaddress
+from functools import cache
 
 # Prefixes and lengths of card networks: ISO/IEC 7812 and the networks' documentation.
 _BRANDS: tuple[tuple[range, int, frozenset[int]], ...] = (
@@ -57,13 +58,6 @@ _IBAN_LENGTHS = {
 _IBAN_DIGITS = {ord("A") + n: str(10 + n) for n in range(26)}
 
 _NO_SEPARATORS = str.maketrans("", "", " -")
-_LENGTHS_BY_PREFIX = [
-    frozenset[int]().union(
-        *(lengths for prefixes, size, lengths in _BRANDS if prefix // 10 ** (4 - size) in prefixes)
-    )
-    for prefix in range(10_000)
-]
-"""Valid lengths of a card number, indexed by its first four digits."""
 _DOUBLED = bytes(sum(divmod(2 * max(0, code - 48), 10)) % 256 for code in range(256))
 """Digit sum of the doubled value, indexed by the ASCII code of a digit."""
 
@@ -79,12 +73,23 @@ def card_length(text: str) -> int:
 
 def _is_card(text: str) -> bool:
     digits = text.translate(_NO_SEPARATORS)
-    if not digits.isascii() or len(digits) not in _LENGTHS_BY_PREFIX[int(digits[:4])]:
+    if not digits.isascii() or len(digits) not in _lengths_by_prefix()[int(digits[:4])]:
         return False
     codes = digits.encode()
     undoubled = codes[-1::-2]
     checksum = sum(undoubled) - 48 * len(undoubled) + sum(codes[-2::-2].translate(_DOUBLED))
     return checksum % 10 == 0
+
+
+@cache
+def _lengths_by_prefix() -> list[frozenset[int]]:
+    """Return the valid lengths of a card number, indexed by its first four digits."""
+    return [
+        frozenset[int]().union(
+            *(lengths for known, size, lengths in _BRANDS if prefix // 10 ** (4 - size) in known)
+        )
+        for prefix in range(10_000)
+    ]
 
 
 def iban_length(text: str) -> int:

@@ -1,0 +1,82 @@
+"""The end of a program whose receiver is away, refuses, or is slow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.processes.observed_processes import environment, receiver
+from tests.support.otlp_receiver import Received
+
+PROGRAM = """
+import sys
+import llamatelemetry
+from opentelemetry import metrics, trace
+
+llamatelemetry.init("exits", export_interval_ms=3_600_000)
+for index in range(3):
+    trace.get_tracer("test").start_span(f"span {index}").end()
+metrics.get_meter("test").create_counter("count").add(1)
+sys.exit(3)
+"""
+
+
+def run(received: Received, protocol: str = "http/protobuf") -> subprocess.CompletedProcess[str]:
+    # The exporters would retry for the ten seconds of their timeout, and longer with this one.
+    variables = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "100"}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment(received, "http://127.0.0.1:9", **variables),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        "http/protobuf",
+        pytest.param(
+            "grpc",
+            marks=pytest.mark.skipif(
+                sys.version_info >= (3, 12),
+                reason="no thread can be started at the end of a process; takes the whole timeout",
+            ),
+        ),
+    ],
+)
+def test_losses_are_reported_when_no_receiver_listens(protocol):
+    with receiver(grpc=protocol == "grpc") as received:
+        pass
+    done = run(received, protocol)
+    assert done.returncode == 3
+    (lost,) = [line for line in done.stderr.splitlines() if line.startswith("Lost")]
+    assert lost.startswith("Lost telemetry (exports of metrics: 1, spans: 3): the receiver did")
+
+
+def test_refused_exports_are_repeated_for_a_short_time_only():
+    with receiver() as received:
+        received.status = 503
+        done = run(received)
+        attempts = received.started.count("/v1/traces")
+    assert done.returncode == 3
+    assert 1 <= attempts <= 3
+    assert "Lost telemetry (exports of metrics: 1, spans: 3)" in done.stderr
+
+
+def test_slow_receiver_gets_everything():
+    with receiver() as received:
+        received.may_respond.clear()
+        # Longer than a receiver that cannot be reached gets.
+        timer = threading.Timer(2.0, received.may_respond.set)
+        timer.start()
+        done = run(received)
+        timer.join()
+    assert done.returncode == 3
+    assert "Lost" not in done.stderr
+    assert sorted(received.spans()) == ["span 0", "span 1", "span 2"]
+    assert "count" in received.metrics()
