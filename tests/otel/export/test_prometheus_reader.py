@@ -11,7 +11,6 @@ import textwrap
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import prometheus_client
 import pytest
@@ -66,14 +65,6 @@ def test_metrics_are_served_once_also_after_flush(port):
     assert re.search(r"^pages_total\{.*\} 2\.0$", text, re.MULTILINE)
     assert 'service_name="shop"' in text
     assert {*samples(text).values()} == {1}
-
-
-def test_concurrent_scrapes_return_every_series_once(port):
-    llamatelemetry.init(exporter="prometheus")
-    record()
-    expected = samples(scrape(port))
-    with ThreadPoolExecutor(8) as pool:
-        assert [*pool.map(lambda _: samples(scrape(port)), range(80))] == [expected] * 80
 
 
 def test_port_in_use_moves_metrics_with_warning(port, caplog):

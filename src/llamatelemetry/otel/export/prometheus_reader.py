@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import threading
 import weakref
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -24,8 +22,6 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
-
-    from prometheus_client.metrics_core import Metric
 
 _logger = logging.getLogger("llamatelemetry.otel")
 
@@ -45,7 +41,7 @@ class PrometheusReader(PrometheusMetricReader):
     """
 
     def __init__(self) -> None:
-        self._served = _SerialRegistry()
+        self._served = CollectorRegistry()
         super().__init__(registry=self._served)
         self._server: WSGIServer | None = None
         self._serve()
@@ -69,7 +65,6 @@ class PrometheusReader(PrometheusMetricReader):
 
     def reinitialize_after_fork(self) -> None:
         """Start a server of this process, in a forked child: the parent's thread is missing."""
-        self._served.reset_lock()
         if self._server is not None:
             # Otherwise the port would stay in use after the end of the parent.
             self._server.server_close()
@@ -105,24 +100,6 @@ class PrometheusReader(PrometheusMetricReader):
             _logger.info("%s", served)
         else:
             _logger.warning("Port %d is in use. %s. Scrape it, too", first, served)
-
-
-class _SerialRegistry(CollectorRegistry):
-    """A registry whose scrapes run one after the other.
-
-    Concurrent scrapes of OpenTelemetry's reader would mix their data: one gets every series twice.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reset_lock()
-
-    def reset_lock(self) -> None:
-        self._one_scrape = threading.Lock()
-
-    def collect(self) -> Iterable[Metric]:
-        with self._one_scrape:
-            return [*super().collect()]
 
 
 _readers: Final[weakref.WeakSet[PrometheusReader]] = weakref.WeakSet()
