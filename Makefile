@@ -3,7 +3,7 @@
 VENV := .venv
 PROJECTS := pyproject.toml $(wildcard src/*/pyproject.toml)
 
-.PHONY: help demo test test-all test-engines check bench wheels lock clean
+.PHONY: help demo test test-all test-engines check bench wheels deploy-check lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -30,6 +30,9 @@ bench: $(VENV)/.dev ## Measure the overhead of tracing
 
 wheels: $(VENV)/.dev ## Build all five distributions and check them in new environments
 	$(VENV)/bin/python scripts/check_wheels.py
+
+deploy-check: ## Validate and run the Collector configurations: OTELCOL=/path/to/otelcol-contrib
+	scripts/deploy-check
 
 lock: $(VENV)/.dev ## Update constraints.txt, the versions that all targets install
 	$(VENV)/bin/python -m pip install --quiet --group lock

@@ -58,7 +58,8 @@ ENTRY_POINTS = {
         "llamatelemetry_file": "llamatelemetry.otel.export.file_exporter:FileSpanExporter"
     },
     "opentelemetry_metrics_exporter": {
-        "llamatelemetry_file": "llamatelemetry.otel.export.file_exporter:FileMetricExporter"
+        "llamatelemetry_file": "llamatelemetry.otel.export.file_exporter:FileMetricExporter",
+        "llamatelemetry_prometheus": "llamatelemetry.otel.export.prometheus_reader:PrometheusReader",
     },
     "opentelemetry_logs_exporter": {
         "llamatelemetry_file": "llamatelemetry.otel.export.file_exporter:FileLogExporter"

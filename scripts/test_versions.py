@@ -101,7 +101,13 @@ def install(row: str, *, fresh: bool) -> Path:
     pip = [python, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
     run([*pip, "--upgrade", "pip >= 26"])  # for --all-releases
     packages = [part for package in sorted(ROOT.glob("src/*/")) for part in ("-e", package)]
-    requirements = ["-e", f"{ROOT}[demo,bench,declarative]", *packages, "--group", "test"]
+    requirements = [
+        "-e",
+        f"{ROOT}[demo,bench,declarative,prometheus]",
+        *packages,
+        "--group",
+        "test",
+    ]
     betas = ",".join(each for each in locked_names() if each.startswith("opentelemetry"))
     if row in PLUGIN_ROWS:
         run([*pip, "--upgrade", *requirements, *PLUGIN_ROWS[row]])

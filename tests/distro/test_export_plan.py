@@ -140,8 +140,21 @@ def test_otel_variables_select_exporters_per_signal():
     exporters, _ = plan(environ)
     assert exporters == {
         "traces": {"llamatelemetry_file": {"path": "./llamatelemetry-data"}},
-        "metrics": {"prometheus": {}},
+        "metrics": {"llamatelemetry_prometheus": {}},
         "logs": {HTTP: {}},
+    }
+
+
+def test_prometheus_exports_only_metrics():
+    assert plan(exporter="otlp,prometheus")[0] == {
+        "traces": {HTTP: {}},
+        "metrics": {HTTP: {}, "llamatelemetry_prometheus": {}},
+        "logs": {HTTP: {}},
+    }
+    assert plan({"LLAMATELEMETRY_EXPORTER": "prometheus"})[0] == {
+        "traces": {},
+        "metrics": {"llamatelemetry_prometheus": {}},
+        "logs": {},
     }
 
 

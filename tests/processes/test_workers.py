@@ -6,12 +6,18 @@ with the calls that the process says it has made.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,6 +115,63 @@ def test_server_workers_export_their_own_telemetry(server, model):
             extra = Counter({parent: 1})
         # After the exit, nothing arrived twice.
         Seen(received).check(made + extra)
+
+
+def free_ports(count: int) -> int:
+    """Return the first of several neighboring ports that are free."""
+    while True:
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            first = held.enter_context(socket.create_server(("localhost", 0))).getsockname()[1]
+            for port in range(first + 1, first + count):
+                held.enter_context(socket.create_server(("localhost", port)))
+            return first
+
+
+def scraped_calls(ports: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Return process id and number of calls of each port that serves Prometheus metrics."""
+    found: dict[int, tuple[int, int]] = {}
+    for port in ports:
+        with contextlib.suppress(OSError):
+            with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=30) as answer:
+                text = answer.read().decode()
+            pid = re.search(r'target_info\{.*process_pid="(\d+)"', text)
+            counts = re.findall(
+                r"^gen_ai_client_operation_duration_seconds_count.* (\S+)$", text, re.MULTILINE
+            )
+            if pid:
+                found[port] = int(pid[1]), sum(int(float(count)) for count in counts)
+    return found
+
+
+@pytest.mark.parametrize("options", slow_except({"--preload"}, ["", "--preload"]))
+def test_gunicorn_workers_serve_their_own_prometheus_metrics(options, model):
+    # gunicorn's parent takes the first port: it is instrumented, too.
+    ports = range(first := free_ports(4), first + 4)
+    variables = {
+        "LLAMATELEMETRY_EXPORTER": "prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(first),
+    }
+    with receiver() as received:
+        environ = environment(received, model, **variables)
+        command = [INSTRUMENT, *GUNICORN, *options.split()]
+        with serving(command, environ) as (url, process), ThreadPoolExecutor(8) as pool:
+            made: Counter[int] = Counter()
+            while len(made) < 2 or made.total() < 12:
+                made.update(pool.map(ask, [url] * 4))
+            scraped = scraped_calls(ports)
+            assert {pid: n for pid, n in scraped.values() if n} == {
+                pid: CALLS * times for pid, times in made.items()
+            }
+            # A new worker takes the port of one that died: the series continue from zero.
+            port, (pid, _) = max(scraped.items())
+            os.kill(pid, signal.SIGKILL)
+
+            def replacement_serves() -> bool:
+                ask(url)
+                return scraped_calls([port]).get(port, (pid, 0))[0] != pid
+
+            wait_for(replacement_serves, process)
+            assert len(scraped_calls(ports)) == len(scraped)
 
 
 POOLS = {

@@ -172,6 +172,19 @@ def _ps() -> None:
     assert _run("ps", "-o", "stat=", "-p", str(os.getpid())).strip()
 
 
+def _prometheus() -> None:
+    for program in ("prometheus", "promtool"):
+        if shutil.which(program) is None:
+            raise MissingError("Prometheus is not installed: apt-get install prometheus")
+        _run(program, "--version")
+
+
+def _victoria_metrics() -> None:
+    if shutil.which("victoria-metrics") is None:
+        raise MissingError("VictoriaMetrics is not installed: apt-get install victoria-metrics")
+    _run("victoria-metrics", "-version")
+
+
 def _package_index() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = ["--quiet", "--no-deps", "--no-cache-dir", "--retries=1", "--dest", folder]
@@ -216,6 +229,8 @@ PROBES = {
     "llm-katan": Probe(_katan, limit_s=240.0),
     "vllm": Probe(_vllm),
     "package-index": Probe(_package_index),
+    "prometheus": Probe(_prometheus),
+    "victoria-metrics": Probe(_victoria_metrics),
     "openssl": Probe(_openssl),
     "ps": Probe(_ps),
     "pandas": _package("pandas", "scripts/install dev"),

@@ -209,7 +209,7 @@ def _parse_headers(value: object) -> dict[str, str]:
     return headers
 
 
-_EXPORTERS = {"otlp", "console", "console-json", "file", "none"}
+_EXPORTERS = {"otlp", "console", "console-json", "file", "prometheus", "none"}
 
 
 def _parse_exporter(value: object) -> str:
@@ -240,7 +240,8 @@ PATTERNS = ValueParser(
 )
 HEADERS = ValueParser("key=value pairs, comma-separated", _parse_headers)
 EXPORTER = ValueParser(
-    "one or more of otlp, console, console-json, file (comma-separated), or none", _parse_exporter
+    "one or more of otlp, console, console-json, file, prometheus (comma-separated), or none",
+    _parse_exporter,
 )
 SPAN_PROCESSORS = ValueParser("span processors", _parse_span_processors)
 

@@ -1,7 +1,8 @@
 """Exporters and endpoints of each signal, derived from the configuration without the SDK.
 
 Without options of llamatelemetry, the SDK's rules apply, with three differences: the default
-protocol, the meaning of a full signal URL as the general endpoint, and the exporter `file`.
+protocol, the meaning of a full signal URL as the general endpoint, and the exporters `file` and
+`prometheus`, which are llamatelemetry's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from llamatelemetry.config import OPTIONS, SIGNALS, LlamaTelemetryConfig
 GRPC, HTTP = "grpc", "http/protobuf"
 _GRPC_PORT = 4317
 HTTP_EXPORTER = "otlp_proto_http"
+PROMETHEUS_EXPORTER = "llamatelemetry_prometheus"
 _ENTRY_POINTS = {GRPC: "otlp_proto_grpc", HTTP: HTTP_EXPORTER, "file": "llamatelemetry_file"}
 _PROTOCOLS = {"otlp_proto_grpc": GRPC, HTTP_EXPORTER: HTTP}
 
@@ -82,6 +84,8 @@ class _SignalSettings:
             return {name: {"formatter": _console_line()}} if self.name == "traces" else {}
         if name in ("file", _ENTRY_POINTS["file"]):
             return {_ENTRY_POINTS["file"]: {"path": self.config.export_path}}
+        if name in ("prometheus", PROMETHEUS_EXPORTER):
+            return {PROMETHEUS_EXPORTER: {}} if self.name == "metrics" else {}
         if name != "otlp" and name not in _PROTOCOLS:
             return {name: {}}
         endpoint, is_full = self._endpoint()

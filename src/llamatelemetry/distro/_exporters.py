@@ -6,11 +6,12 @@ the other protocol supports.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from llamatelemetry.distro._export_plan import ExportPlan
+from llamatelemetry.distro._export_plan import PROMETHEUS_EXPORTER, ExportPlan
 from llamatelemetry.distro._instrumentors import entry_points
 
 _COMPRESSION = "OTEL_EXPORTER_OTLP_COMPRESSION"
@@ -27,7 +28,9 @@ def installed_exporters(plan: ExportPlan) -> ExportPlan:
     exporters: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     warnings = list(plan.warnings)
     for signal, named in plan.exporters.items():
-        installed = [each.name for each in entry_points(f"opentelemetry_{signal}_exporter")]
+        installed = {each.name for each in entry_points(f"opentelemetry_{signal}_exporter")}
+        if importlib.util.find_spec("opentelemetry.exporter.prometheus") is None:
+            installed.discard(PROMETHEUS_EXPORTER)
         exporters[signal] = {name: each for name, each in named.items() if name in installed}
         warnings += [
             _missing_warning(signal, name, exporters[signal])
@@ -39,6 +42,11 @@ def installed_exporters(plan: ExportPlan) -> ExportPlan:
 
 def _missing_warning(signal: str, name: str, others: Mapping[str, Any]) -> str:
     effect = f"Using {', '.join(others)}" if others else f"{signal.capitalize()} are not exported"
+    if name == PROMETHEUS_EXPORTER:
+        return (
+            "The exporter prometheus needs opentelemetry-exporter-prometheus. Install it: pip "
+            f"install 'llamatelemetry[prometheus]'. {effect}"
+        )
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     return f"{variable} must name installed exporters, got {name!r}. {effect}"
 

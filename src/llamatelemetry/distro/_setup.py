@@ -35,6 +35,7 @@ from llamatelemetry.otel.processor_chains import (
     remove_tail_sampler,
 )
 from llamatelemetry.otel.providers import SIGNALS
+from llamatelemetry.otel.redaction.fail_closed import FAILURES
 from llamatelemetry.otel.redaction.rules import REDACTION_OPTIONS, weakened_options
 from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
 
@@ -82,7 +83,7 @@ class Setup:
             DroppedItems(name, created[name]) for name in ("traces", "logs") if name in created
         ]
         if "metrics" in created:
-            for each in self._dropped:
+            for each in (*self._dropped, FAILURES):
                 each.export_to(created["metrics"])
 
     @property
@@ -174,7 +175,7 @@ class Setup:
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
         self.monitor.reset_after_fork()
-        for each in self._dropped:
+        for each in (*self._dropped, FAILURES):
             each.reset_after_fork()
         for name, provider in self._created.items():
             if name == "metrics":

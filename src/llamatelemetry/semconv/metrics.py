@@ -162,6 +162,13 @@ SAMPLING_TRACES: Final = CounterSpec(
     "Number of traces that the tail sampler kept or dropped.",
 )
 
+# Redaction (llamatelemetry's own).
+REDACTION_FAILURES: Final = CounterSpec(
+    "llamatelemetry.redaction.failures",
+    "{failure}",
+    "Number of times that redaction failed. The text was dropped, not exported.",
+)
+
 # Collective operations (llamatelemetry's own).
 COLLECTIVE_DURATION: Final = HistogramSpec(
     "llamatelemetry.collective.duration",

@@ -40,7 +40,7 @@ class SignalPlan:
     """One exporter of one signal.
 
     Attributes:
-        kind: `otlp`, `console`, `file`, `none` or `other`.
+        kind: `otlp`, `console`, `file`, `prometheus`, `none` or `other`.
         name: Entry point name of the exporter; empty if no variable or option names one.
         endpoint: Endpoint as the exporter gets it: for HTTP, the full URL.
         insecure: Whether a gRPC channel is opened without TLS.
@@ -74,6 +74,8 @@ class SignalPlan:
         """Exporter and endpoint as text, without credentials."""
         if self.kind == "otlp":
             return f"{self.protocol} to {mask_url(self.endpoint)}"
+        if self.kind == "prometheus":
+            return f"{self.kind} at {self.endpoint}"
         return f"{self.kind} ({self.path})" if self.kind == "file" else self.name or self.kind
 
 
@@ -125,6 +127,10 @@ def _plan(
         return SignalPlan(signal, "console", name)
     if name == "llamatelemetry_file":
         return SignalPlan(signal, "file", name, path=str(arguments.get("path") or "."))
+    if name == "llamatelemetry_prometheus":
+        host = environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost"
+        port = environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
+        return SignalPlan(signal, "prometheus", name, endpoint=f"http://{host}:{port}/metrics")
     return SignalPlan(signal, "other", name)
 
 

@@ -121,6 +121,8 @@ def _probe(plan: SignalPlan, timeout_s: float) -> ProbeResult:
         return ProbeResult("warn" if is_oversight else "info", "not exported")
     if plan.kind == "console":
         return ProbeResult("ok", "printed to stdout by the application")
+    if plan.kind == "prometheus":
+        return ProbeResult("ok", "served by the application; the next free port if in use")
     return ProbeResult("info", "an exporter of another package, not tested")
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.metrics import Observation
 
 from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
+from llamatelemetry.semconv.metrics import REDACTION_FAILURES
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, MeterProvider
 
 FAILED_ATTRIBUTE: Final = "llamatelemetry.redaction.failed"
 """Attribute that is `True` on a span or log record whose text was dropped."""
@@ -20,6 +26,34 @@ _logger = logging.getLogger("llamatelemetry.otel.redaction")
 _logged: dict[tuple[str, type[Exception]], object] = {}
 
 
+class RedactionFailures:
+    """Number of texts of this process that were dropped because their redaction failed."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self) -> None:
+        """Count one. Without a lock, which an interrupting signal handler would wait for."""
+        self._count += 1
+
+    def reset_after_fork(self) -> None:
+        """Start from zero in a forked child."""
+        self._count = 0
+
+    def export_to(self, meter_provider: MeterProvider) -> None:
+        """Create the metric on a provider."""
+        spec = REDACTION_FAILURES
+        meter_provider.get_meter("llamatelemetry").create_observable_counter(
+            spec.name, [self._observe], spec.unit, spec.description
+        )
+
+    def _observe(self, _: CallbackOptions) -> list[Observation]:
+        return [Observation(self._count)] if self._count else []
+
+
+FAILURES: Final = RedactionFailures()
+
+
 def numbers_only(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the numeric and boolean attributes, with `FAILED_ATTRIBUTE` added."""
     given = dict(attributes or {}).items()
@@ -28,11 +62,12 @@ def numbers_only(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def log_once(what: str, error: Exception) -> None:
-    """Log a failure of redaction once per kind of data and error type, without its message.
+    """Count a failure of redaction. Log it once per kind of data and error type, without message.
 
     Call it when the text is dropped. It raises an exception of a signal handler again.
     """
     raise_if_from_signal_handler(error)
+    FAILURES.add()
     first = object()
     # Atomic: a lock could be held by the code that a signal handler or a finalizer interrupts.
     if _logged.setdefault((what, type(error)), first) is not first:

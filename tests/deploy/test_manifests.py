@@ -22,10 +22,10 @@ from llamatelemetry.config import OPTIONS
 from tests.support.model_server import model_server
 from tests.support.otlp_receiver import http_receiver
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-DOCKERFILES = sorted(DEPLOY.rglob("Dockerfile"))
-MANIFESTS = sorted(DEPLOY.rglob("*.yaml"))
+DOCKERFILES = sorted(DEPLOY.rglob("*Dockerfile"))
+MANIFESTS = sorted((DEPLOY / "kubernetes" / "operator").glob("*.yaml"))
 MOUNT = "/otel-auto-instrumentation-python"
 
 
@@ -42,7 +42,7 @@ class TestManifests:
     }
 
     def test_instrumentation_has_only_fields_of_the_operator_definition(self):
-        (manifest,) = documents(DEPLOY / "operator" / "instrumentation.yaml")
+        (manifest,) = documents(DEPLOY / "kubernetes" / "operator" / "instrumentation.yaml")
         assert manifest["apiVersion"] == "opentelemetry.io/v1alpha1"
         assert manifest["kind"] == "Instrumentation"
         assert manifest.keys() == {"apiVersion", "kind", "metadata", "spec"}
@@ -52,7 +52,7 @@ class TestManifests:
         assert ":4318" in manifest["spec"]["exporter"]["endpoint"]
 
     def test_deployment_copies_files_and_sets_path_as_the_operator_does(self):
-        (manifest,) = documents(DEPLOY / "operator" / "deployment.yaml")
+        (manifest,) = documents(DEPLOY / "kubernetes" / "operator" / "deployment.yaml")
         pod = manifest["spec"]["template"]["spec"]
         (init,), (container,) = pod["initContainers"], pod["containers"]
         assert init["command"] == ["cp", "-r", "/autoinstrumentation/.", MOUNT]
@@ -152,7 +152,11 @@ def layout(context: Path, tmp_path_factory) -> Path:
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in (
         [context / "deploy/wheels", folder / "wheels"],
-        [context / "deploy/operator/layout", folder / "autoinstrumentation", folder / "wheels"],
+        [
+            context / "deploy/kubernetes/operator/layout",
+            folder / "autoinstrumentation",
+            folder / "wheels",
+        ],
     ):
         subprocess.run(command, env=environ, check=True, timeout=300)
     mounted = folder / "mount"

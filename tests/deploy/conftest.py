@@ -1,0 +1,166 @@
+"""One run of real traffic, which all checks of expressions share."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.prometheus import ROOT, Prometheus, prometheus, victoria_metrics
+from tests.support import nvml
+from tests.support.components import require, unavailable
+from tests.support.http_server import http_server
+from tests.support.llama_server import embedded_server
+from tests.support.ports import free_port
+from tests.support.waiting import wait_for
+
+INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
+PROGRAM = Path(__file__).with_name("application.py")
+RECORDED = {
+    path: (ROOT / "tests" / "support" / "engine_metrics" / f"{name}.txt").read_text()
+    for path, name in (("/metrics", "vllm_preempted"), ("/drafting/metrics", "vllm_drafting"))
+}
+_SAMPLE = re.compile(r"^([^#].*) \S+$", re.MULTILINE)
+# Finished streams after which the server restarts, and after which the traffic ends.
+STREAMS = (6, 10)
+# Long enough for alerts with `for: 5s`, and for `for: 2s` while the server is down.
+SCRAPES_S = 10
+DOWN_S = 6
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The servers that have scraped the application, and the time range of the calls.
+
+    Without VictoriaMetrics on this machine, `victoria_metrics` is `None`.
+    """
+
+    prometheus: Prometheus
+    victoria_metrics: Prometheus | None
+    start_s: float
+    end_s: float
+
+
+@pytest.fixture(scope="session")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
+    """Run the application until streams have finished before and after a restart of its server."""
+    for component in ("prometheus", "xllamacpp", "cc"):
+        require(component)
+    folder = tmp_path_factory.mktemp("traffic")
+    port, server_port = free_port(), free_port()
+    server = {"port": server_port, "alias": "smol", "metrics": True, "parallel": 2}
+    url = f"http://127.0.0.1:{server_port}"
+    jobs = {"shop": [port]}
+    has_victoria = unavailable("victoria-metrics") is None
+    other = victoria_metrics(folder, jobs) if has_victoria else nullcontext()
+    with (
+        prometheus(folder, jobs) as scraper,
+        other as victoria,
+        vllm_metrics() as vllm,
+        application(folder, port, url, vllm.url),
+    ):
+        start_s = end_s = time.time()
+        for streams in STREAMS:
+            with embedded_server(**server):
+                wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=180)
+                time.sleep(SCRAPES_S)
+                end_s = time.time()
+            if vllm.is_idle:
+                time.sleep(DOWN_S)
+            vllm.is_idle = False
+        yield Traffic(scraper, victoria, start_s, end_s)
+
+
+def finished_streams(scraper: Prometheus) -> float:
+    found = scraper.at(
+        time.time(), 'sum(gen_ai_client_token_usage_count{gen_ai_token_type="output"})'
+    )
+    return float(found[0]["value"][1]) if found else 0
+
+
+class VllmMetrics:
+    """The metrics that two vLLM servers recorded: all zero first, then after a load.
+
+    The load of one filled the KV cache, so that requests were preempted. The other one drafted.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.is_idle = True
+
+    def text(self, path: str) -> str:
+        return _SAMPLE.sub(r"\1 0", RECORDED[path]) if self.is_idle else RECORDED[path]
+
+
+@contextmanager
+def vllm_metrics() -> Iterator[VllmMetrics]:
+    """Serve the recorded metrics."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path not in RECORDED:
+                self.send_error(404)
+                return
+            body = found.text(self.path).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http_server(Handler) as port:
+        found = VllmMetrics(port)
+        yield found
+
+
+@contextmanager
+def application(folder: Path, port: int, url: str, vllm_url: str) -> Iterator[None]:
+    """Run the application, with its metrics at a port, against the llama.cpp server at a URL."""
+    driver = nvml.Driver(folder, nvml.machine(nvml.gpu(0), nvml.gpu(1)))
+    variables = {
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_METRICS_EXPORTER": "otlp,prometheus",
+        "OTEL_EXPORTER_PROMETHEUS_PORT": str(port),
+        "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
+        "LLAMATELEMETRY_SERVER_METRICS_URLS": ",".join(
+            [f"{url}/metrics", *(f"{vllm_url}{path}" for path in RECORDED)]
+        ),
+        "LLAMATELEMETRY_GPU_INTERVAL_MS": "200",
+        "LLAMATELEMETRY_SAMPLING": "only_errors,only_slow",
+        # Exports fail, and the queues are too small: the dashboards show both.
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_METRIC_EXPORT_INTERVAL": "2000",
+        "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": "true",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "4",
+        "OTEL_BLRP_MAX_QUEUE_SIZE": "4",
+        "OTEL_PYTHON_LOGGING_AUTO_INSTRUMENTATION_ENABLED": "true",
+        # The lock file of the leader election.
+        "TMPDIR": str(folder),
+    }
+    with (folder / "application.log").open("w") as log:
+        process = subprocess.Popen(
+            [INSTRUMENT, sys.executable, str(PROGRAM), f"{url}/v1"],
+            env={**os.environ, **driver.environment, **variables},
+            stdin=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    try:
+        yield
+    finally:
+        process.communicate(timeout=60)
