@@ -23,6 +23,7 @@ EXCEPTIONS = {
     # The module under test belongs to no subpackage.
     ("tests.test_missing_packages", "llamatelemetry._optional"),
     ("tests.test_terminal", "llamatelemetry._terminal"),
+    ("tests.test_notebook_tables", "llamatelemetry._table"),
     # Caches that live as long as the process and have no public function to reset them.
     ("tests.support.process_state", "llamatelemetry.config._sources"),
     ("tests.support.process_state", "llamatelemetry.distro._instrumentors"),

@@ -6,7 +6,7 @@ import re
 
 from llamatelemetry._table import html_table, text_table
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
-from tests.bench.example_results import EVIL, results
+from tests.support.example_results import EVIL, results
 
 
 def test_text_table_aligns_columns_and_escapes_control_characters() -> None:

@@ -15,7 +15,7 @@ from llamatelemetry.bench import (
 )
 from llamatelemetry.bench.analysis.metrics import parse_slo
 from llamatelemetry.bench.sweep import SweepPoint
-from tests.bench.example_results import EVIL, record, results
+from tests.support.example_results import EVIL, record, results
 
 
 def test_load_restores_saved_results(tmp_path):

@@ -57,7 +57,7 @@ def run(
             env={
                 **os.environ,
                 "OTEL_RESOURCE_ATTRIBUTES": f"owner={RESOURCE}",
-                "LLAMATELEMETRY_EXPORTER": "otlp,file,console",
+                "LLAMATELEMETRY_EXPORTER": "otlp,file,console-json",
                 "LLAMATELEMETRY_OTLP_ENDPOINT": receiver.url,
                 "LLAMATELEMETRY_EXPORT_PATH": str(folder),
                 # Newer clients deprecate image variations and audio translations.

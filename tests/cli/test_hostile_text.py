@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from llamatelemetry.cli._tables import print_calls, print_metrics, print_summary
-from llamatelemetry.cli.doctor.machine import server_checks
+from llamatelemetry.cli.doctor.inference_server import server_checks
 from llamatelemetry.cli.doctor.report import print_report
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.recording import MetricTotal

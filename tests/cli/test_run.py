@@ -20,9 +20,9 @@ import requests
 
 from llamatelemetry.local.launch import telemetry_environment
 from llamatelemetry.local.store import StoreReader
-from tests.cli.run_commands import RUN, SPAN, run
 from tests.support.children import with_signals
 from tests.support.llama_server import LlamaServer
+from tests.support.run_commands import RUN, SPAN, run
 
 
 def names_in(folder: Path) -> list[str]:

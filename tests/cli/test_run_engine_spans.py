@@ -19,9 +19,9 @@ import pytest
 
 from llamatelemetry.local.calls import calls_from_spans
 from llamatelemetry.local.recording import read_recorded
-from tests.cli.run_commands import RUN
-from tests.local.example_records import otlp_json
+from tests.support.example_records import otlp_json
 from tests.support.http_server import http_server
+from tests.support.run_commands import RUN
 from tests.support.vllm_replies import recorded, spans_of_reply
 
 PROGRAM = """

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.run_commands import RUN, SPAN, run
 from tests.support.children import with_signals
+from tests.support.run_commands import RUN, SPAN, run
 from tests.support.waiting import wait_for
 
 FLUSH = "trace.get_tracer_provider().force_flush()\n"

@@ -11,8 +11,8 @@ import pytest
 
 from llamatelemetry.local.report import read_recorded
 from llamatelemetry.local.store import StoreReader
-from tests.cli.run_commands import SPAN, run
 from tests.support.llama_server import LlamaServer
+from tests.support.run_commands import SPAN, run
 
 PYTHON = sys.executable
 PREPARED = "import os, signal, sys, time\nfrom opentelemetry import trace\n"

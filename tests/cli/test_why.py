@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llamatelemetry.cli._app import app
 from llamatelemetry.local.store import Store
-from tests.local.why.recorded import START_NS, call, quiet_calls
+from tests.support.explained_calls import START_NS, call, quiet_calls
 
 SLOW = call(0xABCDEF, 200_000, stream=900)
 

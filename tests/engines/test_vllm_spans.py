@@ -17,7 +17,7 @@ from llamatelemetry.local.call_phases import CallPhases, phases_of_call
 from llamatelemetry.local.calls import calls_from_spans
 from llamatelemetry.local.joined_calls import JoinedCall, join_calls
 from llamatelemetry.local.store import StoreReader
-from tests.cli.run_commands import RUN
+from tests.support.run_commands import RUN
 from tests.support.vllm_server import MODEL, VllmServer, vllm_server
 
 pytestmark = [pytest.mark.needs("vllm"), pytest.mark.slow, pytest.mark.timeout(900)]

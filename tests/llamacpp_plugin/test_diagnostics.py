@@ -18,9 +18,9 @@ import requests
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.genai.diagnostics.conftest import found
-from tests.genai.diagnostics.scripted_stream import MESSAGES, Script, scripted_server
+from tests.support.diagnostics import found
 from tests.support.recorder import Recorder
+from tests.support.scripted_stream import MESSAGES, Script, scripted_server
 
 MARKS = {"connect", "sent", "headers", "last_data"}
 

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from llamatelemetry.local.records import SpanRecord
-from tests.local.example_records import START_NS
+from tests.support.example_records import START_NS
 
 _RESOURCE = {"service.name": "agent", "process.pid": 7, "telemetry.sdk.version": "1.45.2"}
 _MODEL = "SmolLM2-135M-Instruct.Q4_1"

@@ -14,7 +14,7 @@ from llamatelemetry.local.engine_spans import EngineRequest, is_engine_request, 
 from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.records import Event, SpanRecord
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.local.example_records import START_NS, call, latency, span, vllm
+from tests.support.example_records import START_NS, call, latency, span, vllm
 from tests.support.recorder import Recorder
 from tests.support.vllm_replies import (
     as_records,

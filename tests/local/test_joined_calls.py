@@ -17,7 +17,7 @@ from llamatelemetry.local.records import SpanRecord
 from llamatelemetry.local.report.columns import columns
 from llamatelemetry.local.store import Store
 from llamatelemetry.local.summary_table import summary_table
-from tests.local.example_records import call, otlp_json, span, vllm
+from tests.support.example_records import call, otlp_json, span, vllm
 
 
 def server(number: int, parent: int | None, trace: int = 1, **attributes: Any) -> SpanRecord:

@@ -28,7 +28,7 @@ from llamatelemetry.local.recording import (
 )
 from llamatelemetry.local.records import Event, SpanRecord
 from llamatelemetry.local.store import Store
-from tests.local.example_records import numbered
+from tests.support.example_records import numbered
 from tests.support.recorded_calls import recorded_chat
 
 

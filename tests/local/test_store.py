@@ -14,7 +14,7 @@ import pytest
 
 from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
-from tests.local.example_records import numbered
+from tests.support.example_records import numbered
 
 SPAN = SpanRecord(
     trace_id="0af7651916cd43dd8448eb211c80319c",
@@ -114,7 +114,7 @@ def test_killed_process_leaves_complete_batches(tmp_path: Path) -> None:
     code = """
         import sys
         from llamatelemetry.local.store import Store
-        from tests.local.example_records import numbered
+        from tests.support.example_records import numbered
         store = Store(sys.argv[1])
         for batch in range(10_000):
             store.write([numbered(batch * 10 + n) for n in range(10)])

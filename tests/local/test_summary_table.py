@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, Tracer
 
 from llamatelemetry.local import call_history
 from llamatelemetry.local.call_history import CallHistory
-from tests.local.example_records import EVIL
+from tests.support.example_records import EVIL
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.local.calls import Summary, summarize
 from llamatelemetry.local.launch import EXPORT_DELAY_MS
+from llamatelemetry.local.shown_command import shown_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -61,7 +62,7 @@ class Outcome:
     def to_json(self) -> str:
         """Return the outcome as one line of JSON. Times are in milliseconds."""
         found: dict[str, Any] = {
-            "command": list(self.command),
+            "command": shown_command(self.command),
             "exit_status": self.exit_status,
             "calls": self.summary.calls,
             "errors": self.errors,

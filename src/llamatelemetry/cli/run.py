@@ -28,6 +28,7 @@ from llamatelemetry.local.launch import (
 from llamatelemetry.local.receiver import Receiver
 from llamatelemetry.local.recording import RUNS, latest_run
 from llamatelemetry.local.report import LivePage, Recording, read_recorded, write_report
+from llamatelemetry.local.shown_command import shown_command
 from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _keeping_exit_status(console: Console, path: Path) -> Generator[None]:
 
 def _begin(console: Console, store: Store, arguments: Sequence[str]) -> Run | None:
     try:
-        return store.begin_run(arguments)
+        return store.begin_run(shown_command(arguments))
     except StoreWriteError as error:
         _print(console, f"error: {error}", "red")
         return None

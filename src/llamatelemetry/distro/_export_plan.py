@@ -77,22 +77,27 @@ class _SignalSettings:
         return found
 
     def _exporter(self, name: str) -> dict[str, Mapping[str, Any]]:
-        if name == "console-json":
-            return {"console": {}}
-        if name == "console" and is_explicit(self.config, "exporter"):
-            # The SDK's own exporter, with one line for each span instead of its JSON.
-            return {name: {"formatter": _console_line()}} if self.name == "traces" else {}
-        if name in ("file", _ENTRY_POINTS["file"]):
-            return {_ENTRY_POINTS["file"]: {"path": self.config.export_path}}
-        if name in ("prometheus", PROMETHEUS_EXPORTER):
-            return {PROMETHEUS_EXPORTER: {}} if self.name == "metrics" else {}
-        if name != "otlp" and name not in _PROTOCOLS:
-            return {name: {}}
+        found = self._exporter_without_endpoint(name)
+        if found is not None:
+            return found
         endpoint, is_full = self._endpoint()
         if self.is_unexported:
             return {}
         protocol = _PROTOCOLS.get(name) or self._protocol(endpoint)
         return {_ENTRY_POINTS[protocol]: self._arguments(protocol, endpoint, is_full)}
+
+    def _exporter_without_endpoint(self, name: str) -> dict[str, Mapping[str, Any]] | None:
+        is_traces, is_metrics = self.name == "traces", self.name == "metrics"
+        if name == "console-json":
+            return {"console": {}}
+        if name == "console" and is_explicit(self.config, "exporter"):
+            # The SDK's own exporter, with one line for each span instead of its JSON.
+            return {name: {"formatter": _console_line()}} if is_traces else {}
+        if name in ("file", _ENTRY_POINTS["file"]):
+            return {_ENTRY_POINTS["file"]: {"path": self.config.export_path}}
+        if name in ("prometheus", PROMETHEUS_EXPORTER):
+            return {PROMETHEUS_EXPORTER: {}} if is_metrics else {}
+        return None if name == "otlp" or name in _PROTOCOLS else {name: {}}
 
     def _endpoint(self) -> tuple[str | None, bool]:
         """Return the endpoint, and whether it is this signal's own instead of a base URL."""

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from llamatelemetry.bench import FingerprintMismatchError
-from tests.bench.example_results import record, results
+from tests.support.example_results import record, results
 
 
 def test_compare_reports_slower_candidate_and_exit_code():

@@ -10,8 +10,8 @@ import pytest
 from llamatelemetry.bench import RunRecord, SweepResults
 from llamatelemetry.bench.report.tables import comparison_table
 from llamatelemetry.bench.sweep import SweepPoint
-from tests.bench.example_results import EVIL, record, results
 from tests.support import browser
+from tests.support.example_results import EVIL, record, results
 
 pytestmark = browser.MARKS
 

@@ -15,8 +15,10 @@ import openai
 import pytest
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.genai.diagnostics.conftest import found
-from tests.genai.diagnostics.scripted_stream import (
+from tests.support.components import require
+from tests.support.diagnostics import found
+from tests.support.recorder import Recorder
+from tests.support.scripted_stream import (
     CALLERS,
     MESSAGES,
     Script,
@@ -26,8 +28,6 @@ from tests.genai.diagnostics.scripted_stream import (
     openai_call_async,
     scripted_server,
 )
-from tests.support.components import require
-from tests.support.recorder import Recorder
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the age of data")
 PAUSE_S = 0.08

@@ -13,15 +13,15 @@ import pytest
 
 from llamatelemetry.genai.diagnostics import loop_blocks
 from llamatelemetry.genai.diagnostics.loop_blocks import LoopMonitor, watch_loop
-from tests.genai.diagnostics.conftest import found
-from tests.genai.diagnostics.scripted_stream import (
+from tests.support.diagnostics import found
+from tests.support.recorder import Recorder
+from tests.support.scripted_stream import (
     Script,
     llama_call_async,
     openai_call,
     openai_call_async,
     scripted_server,
 )
-from tests.support.recorder import Recorder
 
 BLOCK_S = 0.1
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.run_commands import run
-from tests.genai.diagnostics.scripted_stream import Script, scripted_server
+from tests.support.run_commands import run
+from tests.support.scripted_stream import Script, scripted_server
 
 WORD = "zymurgy"
 MESSAGES: list[dict[str, Any]] = [

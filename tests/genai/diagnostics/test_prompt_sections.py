@@ -14,11 +14,11 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.diagnostics.references import Prompt, PromptHistory
 from llamatelemetry.genai.diagnostics.sections import SectionCache, parts_of
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from tests.genai.diagnostics.conftest import found
-from tests.genai.diagnostics.scripted_stream import Script, scripted_server
+from tests.support.diagnostics import found
 from tests.support.json_strategies import json_values
 from tests.support.llama_server import LlamaServer
 from tests.support.recorder import Recorder
+from tests.support.scripted_stream import Script, scripted_server
 
 SYSTEM = {"role": "system", "content": "Answer in one short sentence. " * 8}
 TOOLS: list[Any] = [

@@ -18,10 +18,10 @@ import pytest
 
 from llamatelemetry.genai import stop_finalizer
 from llamatelemetry.genai.diagnostics.server_process import Sample, Server, ServerSampler, sampler
-from tests.genai.diagnostics.conftest import found
-from tests.genai.diagnostics.scripted_stream import Script, openai_call, scripted_server
+from tests.support.diagnostics import found
 from tests.support.llama_server import LlamaServer
 from tests.support.recorder import Recorder
+from tests.support.scripted_stream import Script, openai_call, scripted_server
 from tests.support.waiting import wait_for
 
 pytestmark = [

@@ -6,7 +6,7 @@ import pytest
 
 from llamatelemetry.genai import EngineTimings
 from llamatelemetry.genai.engines.latency_names import latency_attributes
-from tests.genai.engines.test_readers import FORMATS
+from tests.genai.engines.formats import FORMATS
 
 IN_MODEL = {
     "time_in_model_prefill": 0.25,

@@ -11,16 +11,16 @@ import pytest
 
 from llamatelemetry.local.records import MetricPoint
 from llamatelemetry.local.report import Recording, render
-from tests.local.example_records import (
+from tests.local.many_records import many_spans
+from tests.local.report_in_browser import in_browser, live_page
+from tests.support import browser
+from tests.support.example_records import (
     START_NS,
     call,
     gpu,
     sample_recording,
     span,
 )
-from tests.local.many_records import many_spans
-from tests.local.report_in_browser import in_browser, live_page
-from tests.support import browser
 
 pytestmark = browser.MARKS
 

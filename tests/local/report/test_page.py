@@ -20,7 +20,7 @@ import pytest
 from llamatelemetry.local.report import LivePage, Recording, read_recorded, render, write_report
 from llamatelemetry.local.report.columns import columns
 from llamatelemetry.local.store import Store, StoreError
-from tests.local.example_records import (
+from tests.support.example_records import (
     EVIL,
     call,
     gpu,

@@ -10,7 +10,9 @@ from typing import Any
 from llamatelemetry.local.records import Event, Link, MetricPoint, Run
 from llamatelemetry.local.report import Recording, render
 from llamatelemetry.local.report.columns import columns, compact
-from tests.local.example_records import (
+from tests.local.report_in_browser import in_browser, live_page
+from tests.support import browser
+from tests.support.example_records import (
     EVIL,
     START_NS,
     call,
@@ -19,8 +21,6 @@ from tests.local.example_records import (
     span,
     vllm,
 )
-from tests.local.report_in_browser import in_browser, live_page
-from tests.support import browser
 
 pytestmark = browser.MARKS
 

@@ -9,7 +9,7 @@ import pytest
 
 from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.report.parts import measured_parts
-from tests.local.example_records import call
+from tests.support.example_records import call
 
 ENGINE = {
     "llamatelemetry.queue_duration": 0.005,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llamatelemetry.local.records import SpanRecord
-from tests.local.why.recorded import call, explained, part, sections, target
+from tests.support.explained_calls import call, explained, part, sections, target
 
 AT = 200_000.0
 TOOLS = [("tools", 400, "a"), ("tools", 300, "b")]

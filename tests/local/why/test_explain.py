@@ -14,7 +14,7 @@ from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.records import MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store
 from llamatelemetry.local.why import explain
-from tests.local.why.recorded import (
+from tests.support.explained_calls import (
     START_NS,
     call,
     explained,

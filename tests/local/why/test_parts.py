@@ -12,7 +12,7 @@ from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.records import SpanRecord
 from llamatelemetry.local.why import CAUSE_TITLES, PART_TITLES, explain
 from llamatelemetry.semconv import attributes as names
-from tests.local.why.recorded import START_NS
+from tests.support.explained_calls import START_NS
 
 _seconds = st.one_of(
     st.floats(0, 3), st.floats(allow_nan=True), st.integers(-1, 3), st.just("1"), st.none()

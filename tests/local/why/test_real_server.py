@@ -8,8 +8,8 @@ import pytest
 
 import llamatelemetry
 from llamatelemetry.local.why import CallExplanation
-from tests.cli.run_commands import run
 from tests.support.llama_server import LlamaServer
+from tests.support.run_commands import run
 
 PROGRAM = """
 import asyncio, sys

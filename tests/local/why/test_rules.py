@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.local.why.recorded import call, explained, milliseconds, part, quiet_calls, target
+from tests.support.explained_calls import call, explained, milliseconds, part, quiet_calls, target
 
 AT = 200_000.0
 NORMAL = {"client_before_send": 2, "network_before": 5, "prefill_new": 170, "decode": 100}
