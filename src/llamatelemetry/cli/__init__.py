@@ -73,7 +73,7 @@ def _flushed(status: Any) -> Any:
 
 
 def _discard(stream: Any) -> None:
-    """Discard what is left in the buffer of an output stream."""
+    """Discard the rest in the buffer of an output stream."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, stream.fileno())
     os.close(devnull)

@@ -44,7 +44,7 @@ def vllm_server(
     Args:
         command: Path of the command `vllm`; the one of this environment or on `PATH` if `None`.
         model: Name or directory of a model. `None` creates a tiny one with random weights.
-        on_progress: Called with a line that says what the server is doing.
+        on_progress: Called with a line about each step of the server.
 
     Raises:
         DemoError: vLLM is not installed, or did not start.

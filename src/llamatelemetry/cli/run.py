@@ -197,7 +197,7 @@ def _wait_for_engine_spans(path: Path) -> None:
 
 
 def _recorded(path: Path, run: Run | None) -> Recording:
-    """Return what was recorded since the start of the run, with its end."""
+    """Return the telemetry since the start of the run, with its end."""
     with StoreReader(path) as reader:
         newest = reader.runs()[-1] if run else None
         return Recording.of_store(reader, newest)

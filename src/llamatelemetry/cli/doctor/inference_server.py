@@ -156,7 +156,7 @@ def _unknown(title: str, replies: Mapping[str, _Reply]) -> list[Check]:
 
 
 def _route(title: str, route: Route) -> Check:
-    """Return what the responses of some routes report."""
+    """Return the figures that the responses of some routes report."""
     texts = [f"{', '.join(route.paths)} report {route.known_text()}"]
     if route.streams:
         texts.append(f"streams: {route.stream_text()}")

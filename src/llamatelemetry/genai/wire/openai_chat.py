@@ -207,7 +207,8 @@ def mentions_engine(fields: Mapping[str, Any], usage: Any, fingerprint: str | No
         return True
     if not ENGINE_USAGE_FIELDS.isdisjoint(_undeclared(usage)):
         return True
-    if "weight_version" in as_dict(fields.get("metadata")):
+    metadata = fields.get("metadata")
+    if isinstance(metadata, dict) and "weight_version" in metadata:
         return True
     choices: Any = fields.get("choices")
     if not choices or not isinstance(choices, list):

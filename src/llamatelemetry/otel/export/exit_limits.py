@@ -17,7 +17,7 @@ _POLL_S: Final = 0.05
 
 
 class Observed(Protocol):
-    """An exporter whose exports are observed, and what was seen of them."""
+    """An exporter whose exports are observed, and their results."""
 
     exporter: Any
     succeeded: bool | None

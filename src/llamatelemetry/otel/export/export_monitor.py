@@ -76,7 +76,7 @@ class ExportMonitor:
         self._limits.begin(self._exporters)
 
     def report_losses(self) -> None:
-        """Log in one line what the receivers have not accepted, if anything."""
+        """Log in one line how much telemetry the receivers have not accepted, if any."""
         lost, self._lost = self._lost, {}
         if lost:
             _logger.warning(
