@@ -24,7 +24,6 @@ from llamatelemetry.genai.errors import (
 )
 from llamatelemetry.genai.json_access import (
     as_count,
-    as_dict,
     as_fields,
     as_float,
     as_int,
