@@ -106,7 +106,8 @@ def serving(
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.terminate()
-        output, _ = process.communicate(timeout=30)
+        # A worker that gunicorn has just forked may miss the signal. It is killed after 30 seconds.
+        output, _ = process.communicate(timeout=60)
         # Shown if the test fails.
         sys.stdout.write(output)
 

@@ -86,25 +86,25 @@ def _opened(entry: Path) -> str:
         return ""
 
 
-# A server that accepts connections too slowly on a busy machine loses some of them, with and without
-# llamatelemetry.
-@pytest.mark.flaky(reruns=2, only_rerun="ReadError")
 @pytest.mark.slow
 @pytest.mark.needs("xllamacpp")
-def test_real_server_answers_1000_concurrent_calls(recorded, tmp_path):
+def test_real_server_answers_1000_calls_of_which_250_are_open(recorded, tmp_path):
     # The server has fewer slots than callers, so that spans have a queue duration.
     config = ServerConfig(
         make_llama(tmp_path / "tiny.gguf"), port=0, n_ctx=1024, n_parallel=8, threads=1
     )
     options = {"n_predict": 4, "grammar": "root ::= [a-z]{4}"}
 
+    # The server closes a connection without a request after 5 seconds. On a busy machine, 1000 tasks
+    # of one event loop can take longer between the connection and the request.
+    is_free = asyncio.Semaphore(250)
+
     async def call_once(client: AsyncLlamaCppClient, index: int) -> int:
-        # The server can accept each connection, and hundreds of calls still wait at once.
-        await asyncio.sleep(index / 1000)
-        if index % 2:
-            return (await client.complete("Hi", **options)).tokens_predicted
-        events = [event async for event in await client.complete("Hi", stream=True, **options)]
-        return events[-1].tokens_predicted
+        async with is_free:
+            if index % 2:
+                return (await client.complete("Hi", **options)).tokens_predicted
+            events = [event async for event in await client.complete("Hi", stream=True, **options)]
+            return events[-1].tokens_predicted
 
     async def call_concurrently(url: str) -> list[int]:
         async with AsyncLlamaCppClient(url) as client:

@@ -30,7 +30,7 @@ class RedactionFailures:
     """Number of texts of this process that were dropped because their redaction failed."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._count = self._exported = 0
 
     def add(self) -> None:
         """Count one. Without a lock, which an interrupting signal handler would wait for."""
@@ -38,17 +38,18 @@ class RedactionFailures:
 
     def reset_after_fork(self) -> None:
         """Start from zero in a forked child."""
-        self._count = 0
+        self._count = self._exported = 0
 
     def export_to(self, meter_provider: MeterProvider) -> None:
-        """Create the metric on a provider."""
-        spec = REDACTION_FAILURES
+        """Create the metric on a provider. It counts the failures from now on."""
+        spec, self._exported = REDACTION_FAILURES, self._count
         meter_provider.get_meter("llamatelemetry").create_observable_counter(
             spec.name, [self._observe], spec.unit, spec.description
         )
 
     def _observe(self, _: CallbackOptions) -> list[Observation]:
-        return [Observation(self._count)] if self._count else []
+        count = self._count - self._exported
+        return [Observation(count)] if count else []
 
 
 FAILURES: Final = RedactionFailures()
