@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from tests.processes.observed_processes import Seen, environment, receiver
+
 PROGRAM = textwrap.dedent("""
     import os, sys, threading, time
     import llamatelemetry
@@ -43,3 +45,34 @@ def test_init_in_child_forked_during_init_does_not_hang(after_s):
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
+
+
+# The handler runs before those of the SDK and of llamatelemetry, as a thread that they start can.
+EARLY_FLUSH = """
+import os
+import llamatelemetry
+from opentelemetry import trace
+
+os.register_at_fork(after_in_child=lambda: trace.get_tracer_provider().force_flush())
+llamatelemetry.init("shop")
+trace.get_tracer("test").start_span("of the parent").end()
+child = os.fork()
+if child == 0:
+    trace.get_tracer("test").start_span("of the child").end()
+    llamatelemetry.flush()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_child_sends_nothing_under_the_identity_of_its_parent():
+    with receiver() as received:
+        subprocess.run(
+            [sys.executable, "-c", EARLY_FLUSH],
+            env=environment(received, "http://127.0.0.1:9"),
+            check=True,
+            timeout=100,
+        )
+        assert sorted(received.spans()) == ["of the child", "of the parent"]
+        pids, instances = zip(*Seen(received).identities, strict=True)
+    assert len(set(pids)) == len(set(instances)) == 2

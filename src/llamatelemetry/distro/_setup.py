@@ -174,13 +174,13 @@ class Setup:
 
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
-        self.monitor.reset_after_fork()
         for each in (*self._dropped, FAILURES):
             each.reset_after_fork()
         for name, provider in self._created.items():
             if name == "metrics":
                 reset_metrics_after_fork(provider)
             update_resource(provider, process_attributes())
+        self.monitor.reset_after_fork()
 
     def flush_at_exit(self, *, ends: bool) -> None:
         """Flush pending telemetry in a process that exits without running `atexit` handlers.

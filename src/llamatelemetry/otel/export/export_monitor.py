@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,6 +23,8 @@ from llamatelemetry.otel.export.http_sessions import follow_forks
 _logger = logging.getLogger("llamatelemetry.otel")
 # OTLP/HTTP: https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes
 _RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+# Longer than the handlers of a fork take. Not all forks run them.
+_FORK_LIMIT_S: Final = 5.0
 _ITEMS: Final = {"traces": "spans", "logs": "log records", "metrics": "exports of metrics"}
 
 
@@ -32,6 +36,8 @@ class ExportMonitor:
         self._exporters: list[_MonitoredExporter] = []
         self._failures: list[None] = []  # appending and popping are atomic
         self._lost: dict[str, int] = {}
+        self._pid = os.getpid()
+        self._forked_at: float | None = None
 
     @property
     def is_failing(self) -> bool:
@@ -49,13 +55,16 @@ class ExportMonitor:
             signal: "traces", "metrics" or "logs".
         """
         for exporter in exporters_of(provider):
-            each = _MonitoredExporter(exporter, signal, self._limits, self._on_failure)
+            each = _MonitoredExporter(
+                exporter, signal, self._limits, self._on_failure, self._is_own_process
+            )
             self._exporters.append(each)
 
     def reset_after_fork(self) -> None:
-        """Forget the parent's failures, in a forked child."""
+        """Forget the parent's failures, in a forked child, which may export from now on."""
         self._failures = []
         self._lost = {}
+        self._pid, self._forked_at = os.getpid(), None
 
     def take_failure(self) -> bool:
         """Return whether an export has failed since the last call."""
@@ -85,6 +94,14 @@ class ExportMonitor:
                 ", ".join(f"{_ITEMS[signal]}: {count}" for signal, count in sorted(lost.items())),
             )
 
+    def _is_own_process(self) -> bool:
+        """Return whether the providers describe this process, not the one it was forked from."""
+        if self._pid == os.getpid():
+            return True
+        if self._forked_at is None:
+            self._forked_at = time.monotonic()
+        return time.monotonic() - self._forked_at > _FORK_LIMIT_S
+
     def _on_failure(self, signal: str, count: int) -> None:
         self._failures.append(None)
         self._lost[signal] = self._lost.get(signal, 0) + count
@@ -105,6 +122,7 @@ class _MonitoredExporter:
         signal: str,
         limits: ExitLimits,
         on_failure: Callable[[str, int], None],
+        is_own_process: Callable[[], bool],
     ) -> None:
         self.exporter = exporter
         self.succeeded: bool | None = None
@@ -112,6 +130,7 @@ class _MonitoredExporter:
         self._signal = signal
         self._limits = limits
         self._on_failure = on_failure
+        self._is_own_process = is_own_process
         # Those that a declarative file or a credential provider created are among them.
         session = http_session_of(exporter)
         self.is_observable = session is not None
@@ -141,6 +160,9 @@ class _MonitoredExporter:
     def _noting_results(self, export: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(export)
         def noting(*args: Any, **kwargs: Any) -> Any:
+            if not self._is_own_process():
+                # The parent sends this itself. Here it would have the identity of both processes.
+                return None
             succeeded = False
             try:
                 result = export(*args, **kwargs)
