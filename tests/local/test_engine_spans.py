@@ -127,7 +127,7 @@ def test_several_sequences_are_one_call_with_phases_of_last_one(
 
 def test_spans_without_a_client_are_calls_of_their_own() -> None:
     calls = calls_from_spans(recorded_spans())
-    # 20 spans, of which three pairs are choices or prompts of one request. The start has no call.
+    # 20 spans. Three pairs of them are choices or prompts of one request. The start has no call.
     assert len(calls) == 17
     by_operation = dict.fromkeys(("chat", "text_completion"), 0)
     for each in calls:

@@ -96,7 +96,7 @@ class JoinedCall:
 
     @property
     def duration_ms(self) -> float:
-        """Duration in milliseconds, of the engine's spans if there is no client's."""
+        """Duration in milliseconds. Without a span of the client, it is that of the engine's spans."""
         if self.is_recorded_by_client:
             return self.span.duration_ms
         return (max(each.end_ns for each in self.spans) - self.span.start_ns) / 1e6

@@ -244,7 +244,7 @@ class TestLivePage:
                 store.write([call(1, **untimed), call(20, trace=9)])
                 more = json.loads(self.get(page.url, f"{path}data?after={data['next']}")[1])
                 rows = more["columns"]["spans"]
-                # The span of the engine is sent again, because it is no longer a call.
+                # It replaces the span of the engine, which was shown as a call of its own before.
                 assert rows["id"] == [f"{number:016x}" for number in (1, 20, 9)]
                 assert rows["role"] == [1, 1, 8]
                 assert rows["call"][0][2:7] == [10, None, 5, 30, 3]

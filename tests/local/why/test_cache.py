@@ -26,7 +26,7 @@ def reference(**options: Any) -> SpanRecord:
 
 
 def after(cached: int, **prompt: Any) -> SpanRecord:
-    """Return a call of 170 tokens, of which the cache had some."""
+    """Return a call of 170 tokens. The cache had some of them."""
     common = {
         "chars": 1700,
         "sections": sections(*TOOLS, *TEXTS),
@@ -131,7 +131,7 @@ def test_question_shared_with_another_conversation_is_not_a_changed_prompt():
 
 
 def test_answer_without_its_reasoning_is_not_a_loss():
-    # The output of the reference had 200 tokens, of which the next prompt repeats 10.
+    # The output of the reference had 200 tokens. The next prompt repeats 10 of them.
     thinking = reference(output=200)
 
     assert target(thinking, after(150)).top_cause == "normal"

@@ -200,7 +200,7 @@ def _items(value: Any) -> list[Any] | tuple[Any, ...]:
 
 
 def _is_batch(value: Any) -> bool:
-    """Return whether these are several prompts, of which each has a cache of its own."""
+    """Return whether these are several prompts. Each of them has its own cache entry."""
     items = _items(value)
     return len(items) > 1 and isinstance(items[0], (str, list))
 
