@@ -10,6 +10,7 @@ import pytest
 
 from tests.processes.observed_processes import environment, receiver
 from tests.support.otlp_receiver import Received
+from tests.support.waiting import wait_for
 
 PROGRAM = """
 import sys
@@ -66,6 +67,40 @@ def test_refused_exports_are_repeated_for_a_short_time_only():
     assert done.returncode == 3
     assert 1 <= attempts <= 3
     assert "Lost telemetry (exports of metrics: 1, spans: 3)" in done.stderr
+
+
+FORKED = """
+import os, sys, threading, time
+import llamatelemetry
+from opentelemetry import trace
+
+llamatelemetry.init("exits", export_interval_ms=3_600_000)
+trace.get_tracer("test").start_span("of the parent").end()
+threading.Thread(target=llamatelemetry.flush, args=(60,), daemon=True).start()
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    trace.get_tracer("test").start_span("of the child").end()
+"""
+
+
+def test_child_that_is_forked_during_a_retry_sends_its_spans_at_its_end(tmp_path):
+    with receiver() as received:
+        received.status_of = {"/v1/traces": 503}
+        command = [sys.executable, "-c", FORKED, str(tmp_path / "refused")]
+        process = subprocess.Popen(command, env=environment(received, "http://127.0.0.1:9"))
+        try:
+            wait_for(lambda: "/v1/traces" in received.paths, 60)
+            received.status_of = {}
+            (tmp_path / "refused").touch()
+            assert process.wait(100) == 0
+        finally:
+            process.kill()
+            process.wait()
+        assert sorted(received.spans()) == ["of the child", "of the parent"]
 
 
 def test_slow_receiver_gets_everything():

@@ -64,6 +64,9 @@ class ExportMonitor:
         """Forget the parent's failures, in a forked child, which may export from now on."""
         self._failures = []
         self._lost = {}
+        for each in self._exporters:
+            # The parent's export does not run in this process.
+            each.succeeded, each.is_retrying = None, False
         self._pid, self._forked_at = os.getpid(), None
 
     def take_failure(self) -> bool:
