@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from _page_tables import write_tables
+
 from llamatelemetry.config import OPTIONS, Option
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
-BEGIN = "<!-- options: written by scripts/config_reference.py -->\n"
-END = "<!-- end of options -->\n"
 HEADER = "| Option | Environment variable | Values | Default | Description |"
 
 
@@ -24,7 +24,7 @@ def table() -> str:
     """Return the table, with a row for each option in order of declaration."""
     rows = [HEADER, "|---|---|---|---|---|"]
     rows += [row(name, option) for name, option in OPTIONS.items()]
-    return "\n".join(rows) + "\n"
+    return "\n".join(rows)
 
 
 def row(name: str, option: Option) -> str:
@@ -35,27 +35,7 @@ def row(name: str, option: Option) -> str:
     return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
 
-def with_table(page: str) -> str:
-    """Return the page with the current table."""
-    before, found, rest = page.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise SystemExit(f"{PAGE.name} must contain the lines {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
-
-
-def main(arguments: list[str]) -> int:
-    """Update or check the page. Return the exit status."""
-    page = PAGE.read_text()
-    current = with_table(page)
-    if arguments != ["--check"]:
-        PAGE.write_text(current)
-        return 0
-    if page != current:
-        print(f"{PAGE.name} is out of date. Run scripts/config_reference.py")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(
+        write_tables(PAGE, "scripts/config_reference.py", {"options": table}, sys.argv[1:])
+    )

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from _page_tables import write_tables
+
 from llamatelemetry.genai.engines.catalog import ENGINES, Engine
 
 PAGE = Path(__file__).parents[1] / "docs" / "engines.md"
-NOTE = "written by scripts/engines_reference.py"
 
 
 def recognition() -> Iterator[tuple[str, ...]]:
@@ -48,37 +49,14 @@ def figures() -> Iterator[tuple[str, ...]]:
             )
 
 
-TABLES = {"recognition": recognition, "figures": figures}
+def table(rows: Iterator[tuple[str, ...]]) -> str:
+    """Return a table. The first row is its header."""
+    header, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join((header, "|" + "---|" * (header.count("|") - 1), *lines))
 
 
-def with_tables(page: str) -> str:
-    """Return the page with the current tables."""
-    for name, rows in TABLES.items():
-        begin, end = f"<!-- {name}: {NOTE} -->\n", f"<!-- end of {name} -->\n"
-        before, found, rest = page.partition(begin)
-        _, ended, after = rest.partition(end)
-        if not found or not ended:
-            raise SystemExit(
-                f"{PAGE.name} must contain the lines {begin.strip()} and {end.strip()}"
-            )
-        header, *lines = (f"| {' | '.join(row)} |" for row in rows())
-        rule = "|" + "---|" * (header.count("|") - 1)
-        page = "\n".join((f"{before}{begin}", header, rule, *lines, "", f"{end}{after}"))
-    return page
-
-
-def main(arguments: list[str]) -> int:
-    """Update or check the page. Return the exit status."""
-    page = PAGE.read_text(encoding="utf-8")
-    current = with_tables(page)
-    if arguments != ["--check"]:
-        PAGE.write_text(current, encoding="utf-8")
-        return 0
-    if page != current:
-        print(f"{PAGE.name} is out of date. Run scripts/engines_reference.py")
-        return 1
-    return 0
+TABLES = {"recognition": lambda: table(recognition()), "figures": lambda: table(figures())}
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(write_tables(PAGE, "scripts/engines_reference.py", TABLES, sys.argv[1:]))

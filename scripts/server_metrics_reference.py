@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from _page_tables import write_tables
+
 from llamatelemetry.server_metrics.engines import ENGINES, Engine, Source
 from llamatelemetry.server_metrics.vocabulary import DURATIONS, FIGURES, UP
 
@@ -108,33 +110,7 @@ def shown(engine: Engine, source: Source, *, is_duration: bool) -> str:
 TABLES = {"vocabulary": vocabulary, "engines": engines}
 
 
-def with_tables(page: str) -> str:
-    """Return the page with the current tables."""
-    for name, table in TABLES.items():
-        begin = f"<!-- {name}: written by scripts/server_metrics_reference.py -->\n"
-        end = f"<!-- end of {name} -->\n"
-        before, found, rest = page.partition(begin)
-        _, ended, after = rest.partition(end)
-        if not found or not ended:
-            raise SystemExit(
-                f"{PAGE.name} must contain the lines {begin.strip()} and {end.strip()}"
-            )
-        page = f"{before}{begin}\n{table()}\n\n{end}{after}"
-    return page
-
-
-def main(arguments: list[str]) -> int:
-    """Update or check the page. Return the exit status."""
-    page = PAGE.read_text()
-    current = with_tables(page)
-    if arguments != ["--check"]:
-        PAGE.write_text(current)
-        return 0
-    if page != current:
-        print(f"{PAGE.name} is out of date. Run scripts/server_metrics_reference.py")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(
+        write_tables(PAGE, "scripts/server_metrics_reference.py", TABLES, sys.argv[1:])
+    )

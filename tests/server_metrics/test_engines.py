@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -314,14 +315,10 @@ def test_each_figure_of_an_engine_is_either_known_or_unknown(engine) -> None:
 
 
 def test_docs_list_the_metrics_of_every_engine() -> None:
-    path = ROOT / "scripts" / "server_metrics_reference.py"
-    spec = importlib.util.spec_from_file_location("server_metrics_reference", path)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    command = [sys.executable, ROOT / "scripts" / "server_metrics_reference.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout
     page = (ROOT / "docs" / "server-metrics.md").read_text()
-    assert script.with_tables(page) == page
     assert all(f"### {engine.title}\n" in page for engine in ENGINES)
 
 
