@@ -76,12 +76,14 @@ from opentelemetry import trace
 
 llamatelemetry.init("exits", export_interval_ms=3_600_000)
 trace.get_tracer("test").start_span("of the parent").end()
-threading.Thread(target=llamatelemetry.flush, args=(60,), daemon=True).start()
+flush = threading.Thread(target=llamatelemetry.flush, args=(60,), daemon=True)
+flush.start()
 while not os.path.exists(sys.argv[1]):
     time.sleep(0.01)
 child = os.fork()
 if child:
     assert os.waitpid(child, 0)[1] == 0
+    flush.join()  # At its end, the parent does not wait for a retry.
 else:
     trace.get_tracer("test").start_span("of the child").end()
 """

