@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the table of options in docs/configuration.md from their declarations.
+"""Write the table of options in docs/reference/configuration.md from their declarations.
 
     scripts/config_reference.py            update the page
     scripts/config_reference.py --check    exit with 1 if the page is out of date
@@ -16,7 +16,7 @@ from _page_tables import write_tables
 
 from llamatelemetry.config import OPTIONS, Option
 
-PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[1] / "docs/reference/configuration.md"
 HEADER = "| Option | Environment variable | Values | Default | Description |"
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of engines in docs/engines.md from the catalog of engines.
+"""Write the tables of engines in docs/instrument/engines.md from the catalog of engines.
 
     scripts/engines_reference.py            update the page
     scripts/engines_reference.py --check    exit with 1 if the page is out of date
@@ -17,7 +17,7 @@ from _page_tables import write_tables
 
 from llamatelemetry.genai.engines.catalog import ENGINES, Engine
 
-PAGE = Path(__file__).parents[1] / "docs" / "engines.md"
+PAGE = Path(__file__).parents[1] / "docs/instrument/engines.md"
 
 
 def recognition() -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Run examples/any_engine.py with llama.cpp and vLLM, and write its output into docs/engines.md.
+"""Run examples/any_engine.py with llama.cpp and vLLM, and write its output into docs/instrument/engines.md.
 
 Run it in the repository: `.venv/bin/python -m scripts.record_engines`. It needs vLLM, which
 scripts/install-vllm installs into an environment of its own.
@@ -13,7 +13,7 @@ from tests.support.any_engine import PROGRAM, run_any_engine
 from tests.support.llama_server import MODEL_ALIAS, embedded_server
 from tests.support.vllm_server import vllm_server
 
-PAGE = Path(__file__).parents[1] / "docs" / "engines.md"
+PAGE = Path(__file__).parents[1] / "docs/instrument/engines.md"
 BEGIN = "<!-- run: written by scripts/record_engines.py -->\n"
 END = "<!-- end of run -->\n"
 # The page shows the usual ports.

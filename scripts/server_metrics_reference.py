@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of metrics in docs/server-metrics.md from the vocabulary and the engines' tables.
+"""Write the tables of metrics in docs/observe/server-metrics.md from the vocabulary and the engines' tables.
 
     scripts/server_metrics_reference.py            update the page
     scripts/server_metrics_reference.py --check    exit with 1 if the page is out of date
@@ -19,7 +19,7 @@ from _page_tables import write_tables
 from llamatelemetry.server_metrics.engines import ENGINES, Engine, Source
 from llamatelemetry.server_metrics.vocabulary import DURATIONS, FIGURES, UP
 
-PAGE = Path(__file__).parents[1] / "docs" / "server-metrics.md"
+PAGE = Path(__file__).parents[1] / "docs/observe/server-metrics.md"
 NOT_EXPOSED = "not exposed"
 FACTORS = {1e-3: "in milliseconds", 1e-6: "in microseconds"}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-RUNBOOKS = "docs/alerts"
+RUNBOOKS = "docs/operate/alerts"
 WINDOWS = ("5m", "30m", "1h", "6h")
 BUDGETS = {"errors": 0.01, "ttft": 0.05, "tpot": 0.05}
 """Share of events that may be bad, by objective."""

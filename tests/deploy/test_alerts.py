@@ -225,9 +225,9 @@ def test_rules_are_valid():
 
 def test_every_alert_has_a_runbook_with_its_next_steps():
     rules = [r for path in RULES for group in groups(path) for r in group["rules"] if "alert" in r]
-    pages = {rule["annotations"]["runbook"].removeprefix("docs/alerts/") for rule in rules}
+    pages = {rule["annotations"]["runbook"].removeprefix("docs/operate/alerts/") for rule in rules}
     assert pages == {f"{rule['alert']}.md" for rule in rules}
-    folder = ROOT / "docs" / "alerts"
+    folder = ROOT / "docs/operate/alerts"
     assert pages == {path.name for path in folder.glob("*.md")} - {"README.md"}
     for page in pages:
         text = (folder / page).read_text()

@@ -106,6 +106,6 @@ def test_alerts_fire_for_what_happened_only(traffic: Traffic):
 
 
 def test_queries_of_runbooks_are_valid(traffic: Traffic):
-    for path in sorted((ROOT / "docs" / "alerts").glob("*.md")):
+    for path in sorted((ROOT / "docs/operate/alerts").glob("*.md")):
         for query in re.findall(r"```promql\n(.+?)```", path.read_text(), re.DOTALL):
             traffic.prometheus.at(traffic.end_s, query)

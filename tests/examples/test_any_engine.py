@@ -1,4 +1,4 @@
-"""The program of docs/engines.md, which calls any engine. tests/engines runs it with vLLM, too."""
+"""The program of docs/instrument/engines.md, which calls any engine. tests/engines runs it with vLLM, too."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_program_is_short_and_does_not_import_llamatelemetry() -> None:
 
 
 def test_page_shows_a_run_in_which_every_phase_is_known() -> None:
-    page = Path(ROOT, "docs", "engines.md").read_text(encoding="utf-8")
+    page = Path(ROOT, "docs/instrument/engines.md").read_text(encoding="utf-8")
     rows = table_rows(page.partition("<!-- run:")[2].partition("<!-- end of run")[0])
     models = {model for _, model in rows}
     assert len(models) == 2

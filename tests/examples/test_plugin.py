@@ -178,13 +178,13 @@ def test_plugin_imports_only_the_plugin_interface() -> None:
 
 
 def test_documentation_shows_every_file_of_plugin() -> None:
-    page = (ROOT / "docs" / "writing-a-plugin.md").read_text()
+    page = (ROOT / "docs/contribute/writing-a-plugin.md").read_text()
     files = ("pyproject.toml", "src/ollama_telemetry/__init__.py", "tests/test_ollama_telemetry.py")
     for name in files:
         assert (PLUGIN / name).read_text().strip() in page
 
 
 def test_documentation_lists_every_name_of_plugin_interface() -> None:
-    page = (ROOT / "docs" / "writing-a-plugin.md").read_text()
+    page = (ROOT / "docs/contribute/writing-a-plugin.md").read_text()
     interface = page.partition("## Plugin interface")[2]
     assert [name for name in genai.__all__ if f"`{name}`" not in interface] == []

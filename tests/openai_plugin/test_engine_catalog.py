@@ -1,4 +1,4 @@
-"""The catalog of engines says what the readers read, and docs/engines.md shows the catalog."""
+"""The catalog of engines says what the readers read, and docs/instrument/engines.md shows the catalog."""
 
 from __future__ import annotations
 

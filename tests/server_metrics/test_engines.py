@@ -318,7 +318,7 @@ def test_docs_list_the_metrics_of_every_engine() -> None:
     command = [sys.executable, ROOT / "scripts" / "server_metrics_reference.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout
-    page = (ROOT / "docs" / "server-metrics.md").read_text()
+    page = (ROOT / "docs/observe/server-metrics.md").read_text()
     assert all(f"### {engine.title}\n" in page for engine in ENGINES)
 
 

@@ -35,7 +35,7 @@ def test_docs_list_every_llama_cpp_metric_with_unit_and_kind():
         ),
         "gauge": (*instruments.GAUGES, instruments.KV_UTILIZATION),
     }
-    page = (Path(__file__).parents[2] / "docs" / "server-metrics.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/observe/server-metrics.md").read_text()
     page = page.partition("## Metrics of llama.cpp")[2]
     rows = re.findall(r"^\| `([a-z_.]+)` \| `([^`]+)` \| ([a-z- ]+) \|", page, re.MULTILINE)
     assert sorted(rows) == sorted(

@@ -8,7 +8,7 @@ A plugin uses, in this order:
 - `Response`, or a parser of a known protocol such as `parse_response`: the result of the call;
 - `StreamObserver` with a `StreamWrapper` and an accumulator: the result of a stream.
 
-`docs/writing-a-plugin.md` describes it with a complete example. Plugins import nothing below this
+`docs/contribute/writing-a-plugin.md` describes it with a complete example. Plugins import nothing below this
 package; import-linter checks that. This package does not import the OpenTelemetry SDK.
 """
 

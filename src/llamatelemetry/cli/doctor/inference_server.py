@@ -152,7 +152,11 @@ def _unknown(title: str, replies: Mapping[str, _Reply]) -> list[Check]:
         )
         return [Check("fail", title, f"not an inference server (tried {tried})", remedy)]
     detail = f"responds, but no reply proves its engine (tried {tried})"
-    return [Check("warn", title, detail, "See docs/engines.md for the engines and their proofs")]
+    return [
+        Check(
+            "warn", title, detail, "See docs/instrument/engines.md for the engines and their proofs"
+        )
+    ]
 
 
 def _route(title: str, route: Route) -> Check:

@@ -1,7 +1,7 @@
 """What each engine reports of a call by itself, and what makes it report more.
 
-This is data for people: `llamatelemetry doctor` and docs/engines.md show it. A test reads a response of
-each route with the readers of this package and compares the result with this table.
+This is data for people: `llamatelemetry doctor` and docs/instrument/engines.md show it. A test reads a
+response of each route with the readers of this package and compares the result with this table.
 """
 
 from __future__ import annotations
