@@ -26,7 +26,7 @@ check: $(VENV)/.dev ## Check format, lint, types, layers and spelling
 	scripts/check
 
 bench: $(VENV)/.dev ## Measure the overhead of tracing
-	@set -e; for bench in benchmarks/call_path.py benchmarks/openai_overhead.py benchmarks/openai_long_stream.py benchmarks/compare_openai.py; do echo "== $$bench"; $(VENV)/bin/python "$$bench" $(ARGS); done
+	@set -e; for bench in benchmarks/call_path.py benchmarks/openai_overhead.py benchmarks/openai_long_stream.py benchmarks/start_up.py benchmarks/compare_openai.py; do echo "== $$bench"; $(VENV)/bin/python "$$bench" $(ARGS); done
 
 wheels: $(VENV)/.dev ## Build all five distributions and check them in new environments
 	$(VENV)/bin/python scripts/check_wheels.py

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 
-def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
+def patch_points(instrumentor: LlamaCppInstrumentor, _library: str) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrapper reads `instrumentor` at each call: it can change."""
 
     def request(

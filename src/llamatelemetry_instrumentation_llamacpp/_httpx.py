@@ -37,15 +37,14 @@ if TYPE_CHECKING:
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 
-def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
-    """Return the patch table of both libraries."""
-    points: list[PatchPoint] = []
-    for package in ("httpx", "httpx2"):
-        wrappers = _SendWrappers(instrumentor, HttpxAdapter(package))
-        module = f"{package}._client"
-        points.append(PatchPoint(module, "Client.send", wrappers.send))
-        points.append(PatchPoint(module, "AsyncClient.send", wrappers.send_async))
-    return tuple(points)
+def patch_points(instrumentor: LlamaCppInstrumentor, library: str) -> tuple[PatchPoint, ...]:
+    """Return the patch table of httpx or httpx2."""
+    wrappers = _SendWrappers(instrumentor, HttpxAdapter(library))
+    module = f"{library}._client"
+    return (
+        PatchPoint(module, "Client.send", wrappers.send),
+        PatchPoint(module, "AsyncClient.send", wrappers.send_async),
+    )
 
 
 class _SendWrappers:

@@ -53,7 +53,7 @@ _METHODS = (
 )
 
 
-def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
+def patch_points(instrumentor: LlamaCppInstrumentor, _library: str) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrappers read `instrumentor` at each call: it can change."""
     points = [PatchPoint(_MODULE, "Llama.generate", _wrap_generate, optional=True)]
     for method, path, first in _METHODS:

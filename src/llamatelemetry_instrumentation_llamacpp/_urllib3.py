@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 
-def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
+def patch_points(instrumentor: LlamaCppInstrumentor, _library: str) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrappers read `instrumentor` at each call: it can change."""
 
     def open_with(names: tuple[str, ...]) -> Any:

@@ -47,7 +47,7 @@ _METHODS = (
 )
 
 
-def patch_points(instrumentor: LlamaCppInstrumentor) -> tuple[PatchPoint, ...]:
+def patch_points(instrumentor: LlamaCppInstrumentor, _library: str) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrappers read `instrumentor` at each call: it can change."""
     points: list[PatchPoint] = []
     for method, path in _METHODS:

@@ -17,8 +17,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from llamatelemetry import __version__
-from llamatelemetry.config import sdk_disabled
-from llamatelemetry.genai import plugin_instrumenter
+from llamatelemetry.config import active_config, sdk_disabled
 from llamatelemetry_instrumentation_openai._patches import (
     instrument_client,
     patches,
@@ -27,6 +26,8 @@ from llamatelemetry_instrumentation_openai._patches import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from llamatelemetry.genai import Instrumenter
 
 __all__ = ["OpenAIInstrumentor", "__version__", "instrument_client", "uninstrument_client"]
 
@@ -42,7 +43,14 @@ class OpenAIInstrumentor(BaseInstrumentor):
         """Patch the client now or on import. Accepts the arguments of `plugin_instrumenter`."""
         if sdk_disabled():
             return
-        patches.instrument_all(plugin_instrumenter(__name__, __version__, kwargs))
+        arguments = {**kwargs, "config": active_config(kwargs.get("config"))}
+
+        def make_instrumenter() -> Instrumenter:
+            from llamatelemetry.genai import plugin_instrumenter
+
+            return plugin_instrumenter(__name__, __version__, arguments)
+
+        patches.instrument_all(make_instrumenter)
 
     def _uninstrument(self, **_kwargs: Any) -> None:
         patches.uninstrument_all()

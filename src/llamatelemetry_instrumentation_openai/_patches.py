@@ -18,13 +18,15 @@ from weakref import WeakSet
 
 from llamatelemetry import __version__
 from llamatelemetry.config import LlamaTelemetryConfig, active_config, sdk_disabled
-from llamatelemetry.genai import ForkSafeLock, Instrumenter, PatchPoint, PatchTable
+from llamatelemetry.genai import ForkSafeLock, PatchPoint, PatchTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from llamatelemetry.genai import Instrumenter
 
 _PACKAGE: Final = __name__.partition(".")[0]
 CLIENT_KEY: Final = "_llamatelemetry_instrumentation"
@@ -58,25 +60,37 @@ class ClientPatches:
 
     Attributes:
         instrumenter: Instrumenter of clients without a mark: that of the plugin while it is active.
+            It is created together with the wrappers.
     """
 
     def __init__(self) -> None:
         self.instrumenter: Instrumenter | None = None
+        self._make_instrumenter: Callable[[], Instrumenter] | None = None
+        self._has_wrappers = False
         self._marks: WeakSet[ClientInstrumentation] = WeakSet()
         self._table = PatchTable((*patch_points(self), *realtime_patch_points(self)))
         self._lock = ForkSafeLock()
 
-    def instrument_all(self, instrumenter: Instrumenter) -> None:
+    def instrument_all(self, make_instrumenter: Callable[[], Instrumenter]) -> None:
         """Record the calls of all clients. Called again, it replaces the instrumenter."""
         with self._lock.held():
-            self.instrumenter = instrumenter
+            self._make_instrumenter = make_instrumenter
+            if self._has_wrappers:
+                self.instrumenter = make_instrumenter()
             self._table.apply()
 
     def uninstrument_all(self) -> None:
         """Record only the calls of clients that are marked themselves."""
         with self._lock.held():
-            self.instrumenter = None
+            self._make_instrumenter = self.instrumenter = None
             self._revert_if_unused()
+
+    def on_wrapper(self) -> None:
+        """Create the instrumenter for the first wrapper."""
+        with self._lock.held():
+            self._has_wrappers = True
+            if self.instrumenter is None and self._make_instrumenter is not None:
+                self.instrumenter = self._make_instrumenter()
 
     def instrument(self, client: Any, instrumenter: Instrumenter) -> None:
         """Mark one client."""
@@ -92,7 +106,7 @@ class ClientPatches:
             self._revert_if_unused()
 
     def _revert_if_unused(self) -> None:
-        if self.instrumenter is None and not self._marks:
+        if self._make_instrumenter is None and not self._marks:
             self._table.revert()
 
 
@@ -103,6 +117,7 @@ def patch_points(patches: ClientPatches) -> tuple[PatchPoint, ...]:
         def load() -> Callable[..., Any]:
             from llamatelemetry_instrumentation_openai._wrappers import Wrappers
 
+            patches.on_wrapper()
             return getattr(Wrappers(patches), name)
 
         return load
@@ -133,6 +148,7 @@ def realtime_patch_points(patches: ClientPatches) -> tuple[PatchPoint, ...]:
         def load() -> Callable[..., Any]:
             from llamatelemetry_instrumentation_openai._realtime import RealtimeWrappers
 
+            patches.on_wrapper()
             return getattr(RealtimeWrappers(patches), name)
 
         return load
@@ -184,6 +200,8 @@ def instrument_client(
     _require_client(client)
     if client.__dict__.get(CLIENT_KEY) or sdk_disabled():
         return
+    from llamatelemetry.genai import Instrumenter
+
     instrumenter = Instrumenter(
         _PACKAGE,
         __version__,

@@ -10,7 +10,7 @@ imports transformers or torch: they are patched when the application imports the
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
@@ -20,7 +20,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 
 from llamatelemetry import __version__
 from llamatelemetry.config import active_config, sdk_disabled
-from llamatelemetry.genai import PatchTable, plugin_instrumenter
+from llamatelemetry.genai import PatchTable
 from llamatelemetry_instrumentation_transformers._patches import (
     own_generate_patches,
     patch_points,
@@ -29,6 +29,7 @@ from llamatelemetry_instrumentation_transformers._patches import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from llamatelemetry.genai import Instrumenter
     from llamatelemetry_instrumentation_transformers._own_generate import OwnGeneratePatches
 
 __all__ = ["TransformersInstrumentor", "__version__"]
@@ -70,6 +71,7 @@ class TransformersInstrumentor(BaseInstrumentor):
     _own_generate: OwnGeneratePatches | None = None
     _explicit: Mapping[str, bool] = {}
     _arguments: Mapping[str, Any] | None = None
+    _instrumenter_options: Mapping[str, Any] = {}
 
     @_apply_explicit_options
     def __init__(
@@ -122,4 +124,12 @@ class TransformersInstrumentor(BaseInstrumentor):
         if not self._explicit.get("emit_metrics", True):
             options["meter_provider"] = NoOpMeterProvider()
         self.record_events = self._explicit.get("record_events", False)
-        self.instrumenter = plugin_instrumenter(__name__, __version__, options)
+        self._instrumenter_options = options
+        vars(self).pop("instrumenter", None)
+
+    @cached_property
+    def instrumenter(self) -> Instrumenter:
+        """Creates the calls, with the present options. The first call creates it."""
+        from llamatelemetry.genai import plugin_instrumenter
+
+        return plugin_instrumenter(__name__, __version__, self._instrumenter_options)

@@ -9,6 +9,7 @@ together with transformers, so an application that never imports it does not loa
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,57 @@ if TYPE_CHECKING:
 
     from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
 
-_GENERATE_METHODS = (
-    "generate",
-    "_get_logits_processor",
-    "_get_stopping_criteria",
-    "_has_unfinished_sequences",
-)
-# Module and path of each method of continuous batching. Versions before 4.53 have none of them.
-_CONTINUOUS = "transformers.generation.continuous_batching"
-_CONTINUOUS_METHODS = (
-    ("continuous_api", "ContinuousBatchingManager.add_request"),
-    ("continuous_api", "ContinuousBatchProcessor._handle_request_error"),
-    ("requests", "RequestState.__init__"),
-    ("requests", "RequestState.update_and_check_completion"),
-    ("requests", "RequestState.update_with_token"),
-    ("requests", "RequestState.to_generation_output"),
-    ("requests", "RequestState.create_equivalent_initial_request"),
-    ("scheduler", "Scheduler.set_request_cancellation"),
+_PACKAGE = __name__.rpartition(".")[0]
+_BATCHING = "transformers.generation.continuous_batching"
+# The module of transformers, the path in it, the class of this package that has the wrapper under
+# the same name, and whether versions without the function are supported.
+_POINTS = (
+    (
+        "transformers.generation.utils",
+        "GenerationMixin.generate",
+        "_generate:GenerateWrappers",
+        False,
+    ),
+    *(
+        (
+            "transformers.generation.utils",
+            f"GenerationMixin.{method}",
+            "_generate:GenerateWrappers",
+            True,
+        )
+        for method in (
+            "_get_logits_processor",
+            "_get_stopping_criteria",
+            "_has_unfinished_sequences",
+        )
+    ),
+    *(
+        ("transformers.pipelines.base", f"Pipeline.{method}", "_pipeline:PipelineWrappers", False)
+        for method in ("__call__", "forward")
+    ),
+    # Versions before 4.53 have no continuous batching.
+    *(
+        (f"{_BATCHING}.{module}", path, "_continuous:ContinuousWrappers", True)
+        for module, path in (
+            ("continuous_api", "ContinuousBatchingManager.add_request"),
+            ("continuous_api", "ContinuousBatchProcessor._handle_request_error"),
+            ("requests", "RequestState.__init__"),
+            ("requests", "RequestState.update_and_check_completion"),
+            ("requests", "RequestState.update_with_token"),
+            ("requests", "RequestState.to_generation_output"),
+            ("requests", "RequestState.create_equivalent_initial_request"),
+            ("scheduler", "Scheduler.set_request_cancellation"),
+        )
+    ),
+    *(
+        (
+            "transformers.cli.serving.utils",
+            f"InferenceThread.{method}",
+            "_serving:ServingWrappers",
+            True,
+        )
+        for method in ("submit", "async_submit")
+    ),
 )
 
 
@@ -48,68 +83,17 @@ def patch_points(
 ) -> list[PatchPoint]:
     """Return the patch points. The wrappers read `instrumentor` at each call: it can change."""
 
-    def generate_wrapper(method: str) -> Callable[..., Any]:
-        from llamatelemetry_instrumentation_transformers._generate import GenerateWrappers
-
-        return getattr(GenerateWrappers(instrumentor), method.strip("_"))
-
-    def pipeline_wrapper(method: str) -> Callable[..., Any]:
-        from llamatelemetry_instrumentation_transformers._pipeline import PipelineWrappers
-
-        return getattr(PipelineWrappers(instrumentor), method.strip("_"))
-
-    def continuous_wrapper(method: str) -> Callable[..., Any]:
-        from llamatelemetry_instrumentation_transformers._continuous import ContinuousWrappers
-
-        return getattr(ContinuousWrappers(instrumentor), method.strip("_"))
-
-    def serving_wrapper(method: str) -> Callable[..., Any]:
-        from llamatelemetry_instrumentation_transformers._serving import ServingWrappers
-
-        return getattr(ServingWrappers(), method)
+    def make_wrapper(where: str, path: str) -> Callable[..., Any]:
+        module, _, name = where.partition(":")
+        wrappers = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), name)
+        return getattr(wrappers(instrumentor), path.rpartition(".")[2].strip("_"))
 
     points = [
-        PatchPoint(
-            "transformers.generation.utils",
-            f"GenerationMixin.{method}",
-            partial(generate_wrapper, method),
-            optional=method != "generate",
-            deferred=True,
-        )
-        for method in _GENERATE_METHODS
+        PatchPoint(module, path, partial(make_wrapper, where, path), is_optional, deferred=True)
+        for module, path, where, is_optional in _POINTS
     ]
-    points.append(
-        PatchPoint(MODEL_MODULE, "PreTrainedModel.__init_subclass__", own_generate.on_class_created)
-    )
-    points += [
-        PatchPoint(
-            "transformers.pipelines.base",
-            f"Pipeline.{method}",
-            partial(pipeline_wrapper, method),
-            deferred=True,
-        )
-        for method in ("__call__", "forward")
-    ]
-    points += [
-        PatchPoint(
-            f"{_CONTINUOUS}.{module}",
-            path,
-            partial(continuous_wrapper, path.rpartition(".")[2]),
-            optional=True,
-            deferred=True,
-        )
-        for module, path in _CONTINUOUS_METHODS
-    ]
-    points += [
-        PatchPoint(
-            "transformers.cli.serving.utils",
-            f"InferenceThread.{method}",
-            partial(serving_wrapper, method),
-            optional=True,
-            deferred=True,
-        )
-        for method in ("submit", "async_submit")
-    ]
+    on_class_created = own_generate.on_class_created
+    points.append(PatchPoint(MODEL_MODULE, "PreTrainedModel.__init_subclass__", on_class_created))
     return points
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+
 
 class _InContext:
     """A function that runs in an OpenTelemetry context."""
@@ -32,7 +34,10 @@ class _InContext:
 
 
 class ServingWrappers:
-    """Wrappers of the patched methods, with their names."""
+    """Wrappers of the patched methods, with their names. They do not need the instrumentor."""
+
+    def __init__(self, _instrumentor: TransformersInstrumentor) -> None:
+        pass
 
     def submit(
         self,

@@ -8,19 +8,17 @@ from typing import Any, NamedTuple
 
 import wrapt
 
+import llamatelemetry_instrumentation_llamacpp as llamacpp
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from llamatelemetry_instrumentation_openai import _patches as openai_patches
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
+from llamatelemetry_instrumentation_transformers import _patches as transformers_patches
 
 INSTRUMENTORS: tuple[Any, ...] = (
     OpenAIInstrumentor,
     LlamaCppInstrumentor,
     TransformersInstrumentor,
-)
-
-MODULES = (
-    *("_patches", "_httpx", "_requests", "_aiohttp", "_urllib3"),
-    *("_llama_cpp", "_xllamacpp"),
 )
 
 
@@ -53,19 +51,16 @@ class Point(NamedTuple):
 
 def points() -> list[Point]:
     """Return all patch points from the plugins' own tables."""
-    found: list[Point] = []
-    for instrumentor in INSTRUMENTORS:
-        module = instrumentor.__module__
-        for name in MODULES:
-            if importlib.util.find_spec(f"{module}.{name}") is None:
-                continue
-            library = importlib.import_module(f"{module}.{name}")
-            if hasattr(library, "patch_points"):
-                # The plugin of Transformers also has patches of classes that are not listed here.
-                others = getattr(library, "own_generate_patches", None)
-                arguments = (None,) if others is None else (None, others(None))
-                table = library.patch_points(*arguments)
-                found += [Point(each.module, each.path) for each in table]
+    own_generate = transformers_patches.own_generate_patches(None)
+    tables = [
+        openai_patches.patch_points(None),
+        # The plugin of Transformers also has patches of classes that are not listed here.
+        transformers_patches.patch_points(None, own_generate),
+    ]
+    for library, name in llamacpp.PATCHED_BY.items():
+        module = importlib.import_module(f"{llamacpp.__name__}.{name}")
+        tables.append(module.patch_points(None, library))
+    found = [Point(each.module, each.path) for table in tables for each in table]
     return [each for each in found if not _is_internal(each) and _exists(each)]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from llamatelemetry._nvml_library import has_nvml_library
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.spans import DroppedSpans
 from llamatelemetry.otel.process.leader_election import LeaderElection
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ _instruments: list[GpuMetrics] = []
 
 
 class GpuTelemetry:
-    """The GPU telemetry of one set-up, by its options. Nothing runs before `start`."""
+    """The GPU telemetry of one set-up, by its options. Nothing runs before `start`.
+
+    Without the library of an NVIDIA driver, there is no telemetry.
+    """
 
     def __init__(self, config: LlamaTelemetryConfig) -> None:
         self._config = config
@@ -35,7 +38,7 @@ class GpuTelemetry:
         self._election: LeaderElection | None = None
         self._spans: SpanGpu | None = None
         self.processors: tuple[SpanProcessor, ...] = ()
-        if config.gpu_enrichment or config.enable_metrics:
+        if (config.gpu_enrichment or config.enable_metrics) and has_nvml_library():
             try:
                 self._prepare()
             except Exception as error:
@@ -64,7 +67,7 @@ class GpuTelemetry:
             )
 
     def start(self, service_name: str) -> None:
-        """Start the reading thread. It ends at once without an NVIDIA driver.
+        """Start the reading thread. It ends at once if the driver does not run.
 
         One process per host and `service_name` reports the metrics.
         """
@@ -74,7 +77,7 @@ class GpuTelemetry:
             if self._config.enable_metrics:
                 self._election = LeaderElection("gpu-metrics", service_name)
                 _the_instruments().show(self._monitor)
-            DroppedSpans.observer = self._spans
+            _observe_dropped_spans(self._spans)
             self._monitor.start()
         except Exception as error:
             internal_errors.log_once("starting to read the GPUs", error)
@@ -83,7 +86,7 @@ class GpuTelemetry:
         """Stop the thread, and release the leadership. Return whether that was in time."""
         if self._monitor is None:
             return True
-        DroppedSpans.observer = None
+        _observe_dropped_spans(None)
         for instruments in _instruments:
             instruments.show(None)
         # Removed first, so that a running reading does not acquire the leadership again.
@@ -96,6 +99,12 @@ class GpuTelemetry:
     def _reports_host(self) -> bool:
         election = self._election
         return election is not None and election.is_leader()
+
+
+def _observe_dropped_spans(observer: SpanGpu | None) -> None:
+    from llamatelemetry.genai.spans import DroppedSpans
+
+    DroppedSpans.observer = observer
 
 
 def _the_instruments() -> GpuMetrics:

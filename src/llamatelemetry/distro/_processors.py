@@ -12,11 +12,9 @@ from llamatelemetry.otel._sdk_private import meter_provider_resource, update_res
 from llamatelemetry.otel.processor_chains import prepend_processors, remove_processors
 from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.redaction import fail_closed
-from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
 from llamatelemetry.otel.redaction.redactor import Redactor
 from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor, SecretsSpanProcessor
 from llamatelemetry.otel.span_processors import SessionSpanProcessor
-from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
     from llamatelemetry.config import LlamaTelemetryConfig
+    from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
 
 
 def arrange(
@@ -53,6 +52,8 @@ def arrange(
     )
     if not config.enable_trace_graphs:
         return before_graphs
+    from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
+
     return (
         *before_graphs,
         TraceGraphProcessor(partial(_redact_attribute, _redactors(before_graphs))),
@@ -87,6 +88,10 @@ def log_redaction_processors(
 ) -> list[RedactionLogProcessor]:
     """Return log record processors with the rules of the redacting span processors."""
     redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
+    if not redacting:
+        return []
+    from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
+
     return [RedactionLogProcessor.from_rules(each.rules) for each in redacting]
 
 

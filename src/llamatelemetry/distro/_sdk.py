@@ -19,6 +19,7 @@ from opentelemetry.sdk.environment_variables import OTEL_EXPERIMENTAL_RESOURCE_D
 from opentelemetry.sdk.resources import Resource
 
 from llamatelemetry import __version__
+from llamatelemetry._nvml_library import has_nvml_library
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.config.otel_variables import corrected_variables, environment
 from llamatelemetry.distro._export_plan import (
@@ -134,7 +135,7 @@ def setup_from_file(configure: Callable[[], None], config: LlamaTelemetryConfig)
     for key in {*_RESOURCE.values()} - explicit:
         attributes.pop(key, None)
     detected: Mapping[str, Any] = {}
-    if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
+    if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ and has_nvml_library():
         from llamatelemetry.gpu.detector import GpuResourceDetector
 
         detected = GpuResourceDetector().detect().attributes
@@ -341,7 +342,7 @@ def _resource(config: LlamaTelemetryConfig) -> dict[str, str | int]:
 def _variables(config: LlamaTelemetryConfig) -> dict[str, str]:
     # The plan names the exporters. The SDK would add those of the variables to them.
     variables = {f"OTEL_{name.upper()}_EXPORTER": "none" for name in SIGNALS}
-    if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ:
+    if OTEL_EXPERIMENTAL_RESOURCE_DETECTORS not in os.environ and has_nvml_library():
         variables[OTEL_EXPERIMENTAL_RESOURCE_DETECTORS] = DETECTOR
     if is_explicit(config, "export_interval_ms"):
         variables["OTEL_METRIC_EXPORT_INTERVAL"] = str(config.export_interval_ms)

@@ -2,7 +2,7 @@
 
 A plugin uses, in this order:
 
-- `PatchTable` and `PatchPoint`: the functions of a library to wrap;
+- `LibraryPatches` and `PatchPoint`: the libraries, and their functions to wrap;
 - `Request`: the request, which a wrapper parses from the arguments of the function;
 - `plugin_instrumenter` and `Instrumenter.start`: the `Call`, with the span and metrics of one request;
 - `Response`, or a parser of a known protocol such as `parse_response`: the result of the call;
@@ -10,112 +10,120 @@ A plugin uses, in this order:
 
 `docs/contribute/writing-a-plugin.md` describes it with a complete example. Plugins import nothing below this
 package; import-linter checks that. This package does not import the OpenTelemetry SDK.
+
+Names are loaded on first use (PEP 562). A program that imports none of the instrumented libraries
+then does not pay for the code that records their calls.
 """
 
 from __future__ import annotations
 
+import importlib
+from operator import attrgetter
 from sys import modules
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import internal_errors
-from llamatelemetry.genai.call import Call, Instrumenter, current_call
-from llamatelemetry.genai.configured import ConfiguredInstrumenter, plugin_instrumenter
-from llamatelemetry.genai.content.blobs import BlobData
-from llamatelemetry.genai.content.completion_hook import CompletionHook
-from llamatelemetry.genai.content.messages import (
-    parse_chat_request,
-    parse_choices,
-    parse_completion_request,
-)
-from llamatelemetry.genai.content.parts import text_part
-from llamatelemetry.genai.content.responses_messages import parse_responses_request
-from llamatelemetry.genai.deferred_metrics import wait_for_thread
-from llamatelemetry.genai.engine import InferenceEngine
-from llamatelemetry.genai.engines import read_engine_headers
-from llamatelemetry.genai.engines.proofs import provider_from_headers, provider_from_models
-from llamatelemetry.genai.errors import (
-    ErrorInfo,
-    describe_error,
-    describe_reported_error,
-    describe_status,
-)
-from llamatelemetry.genai.json_access import (
-    as_count,
-    as_dict,
-    as_float,
-    as_int,
-    as_list,
-    as_str,
-    get_field,
-    model_name,
-)
-from llamatelemetry.genai.model import (
-    Content,
-    EngineTimings,
-    Phases,
-    Request,
-    Response,
-    Server,
-    Usage,
-)
-from llamatelemetry.genai.patching import PatchPoint, PatchSwitch, PatchTable, make_patch_link
-from llamatelemetry.genai.phases import measure_phases
-from llamatelemetry.genai.server_metadata import parse_props, server_metadata_cache
-from llamatelemetry.genai.servers import (
-    is_loopback,
-    known_servers,
-    server_of,
-)
-from llamatelemetry.genai.streams import open_streams as _open_streams
-from llamatelemetry.genai.streams.abandoned_calls import finalizer as _finalizer
-from llamatelemetry.genai.streams.accumulators import Accumulator, ChatAccumulator
-from llamatelemetry.genai.streams.byte_observers import (
-    BodyBytesObserver,
-    EventBytesObserver,
-    ProvisionalBodyObserver,
-    ProvisionalObserver,
-    event_bytes_observer,
-    may_prove_engine,
-)
-from llamatelemetry.genai.streams.content_decoders import content_decoder
-from llamatelemetry.genai.streams.event_accumulators import MediaAccumulator, ResponsesAccumulator
-from llamatelemetry.genai.streams.observers import (
-    AsyncStreamWrapper,
-    Observer,
-    StreamObserver,
-    StreamWrapper,
-)
-from llamatelemetry.genai.streams.steps import STEP_EVENT, GenerationSteps
-from llamatelemetry.genai.wire.anthropic import AnthropicAccumulator, parse_messages_response
-from llamatelemetry.genai.wire.bodies import BodyCapture, parse_body
-from llamatelemetry.genai.wire.llama_cpp import LlamaCppAccumulator, parse_native_completion
-from llamatelemetry.genai.wire.ollama import (
-    OllamaAccumulator,
-    parse_ollama_chat_request,
-    parse_ollama_generate_request,
-    parse_ollama_parameters,
-    parse_ollama_response,
-)
-from llamatelemetry.genai.wire.openai_chat import (
-    parse_choice_count,
-    parse_parameters,
-    parse_response,
-)
-from llamatelemetry.genai.wire.openai_responses import (
-    parse_created_response,
-    parse_fetched_response,
-    parse_responses_parameters,
-)
-from llamatelemetry.genai.wire.sglang import (
-    SGLangAccumulator,
-    parse_sglang_choice_count,
-    parse_sglang_parameters,
-    parse_sglang_request,
-    parse_sglang_response,
-)
-from llamatelemetry.genai.wire.sse import EventReader
-from llamatelemetry.otel.process.forking import ForkSafeLock
+if TYPE_CHECKING:
+    from llamatelemetry.genai import internal_errors
+    from llamatelemetry.genai.call import Call, Instrumenter, current_call
+    from llamatelemetry.genai.configured import ConfiguredInstrumenter, plugin_instrumenter
+    from llamatelemetry.genai.content.blobs import BlobData
+    from llamatelemetry.genai.content.completion_hook import CompletionHook
+    from llamatelemetry.genai.content.messages import (
+        parse_chat_request,
+        parse_choices,
+        parse_completion_request,
+    )
+    from llamatelemetry.genai.content.parts import text_part
+    from llamatelemetry.genai.content.responses_messages import parse_responses_request
+    from llamatelemetry.genai.engine import InferenceEngine
+    from llamatelemetry.genai.engines import read_engine_headers
+    from llamatelemetry.genai.engines.proofs import provider_from_headers, provider_from_models
+    from llamatelemetry.genai.errors import (
+        ErrorInfo,
+        describe_error,
+        describe_reported_error,
+        describe_status,
+    )
+    from llamatelemetry.genai.json_access import (
+        as_count,
+        as_dict,
+        as_float,
+        as_int,
+        as_list,
+        as_str,
+        get_field,
+        model_name,
+    )
+    from llamatelemetry.genai.model import (
+        Content,
+        EngineTimings,
+        Phases,
+        Request,
+        Response,
+        Server,
+        Usage,
+    )
+    from llamatelemetry.genai.patching import (
+        LibraryPatches,
+        PatchPoint,
+        PatchSwitch,
+        PatchTable,
+        make_patch_link,
+    )
+    from llamatelemetry.genai.phases import measure_phases
+    from llamatelemetry.genai.server_metadata import parse_props, server_metadata_cache
+    from llamatelemetry.genai.servers import is_loopback, known_servers, server_of
+    from llamatelemetry.genai.streams.accumulators import Accumulator, ChatAccumulator
+    from llamatelemetry.genai.streams.byte_observers import (
+        BodyBytesObserver,
+        EventBytesObserver,
+        ProvisionalBodyObserver,
+        ProvisionalObserver,
+        event_bytes_observer,
+        may_prove_engine,
+    )
+    from llamatelemetry.genai.streams.content_decoders import content_decoder
+    from llamatelemetry.genai.streams.event_accumulators import (
+        MediaAccumulator,
+        ResponsesAccumulator,
+    )
+    from llamatelemetry.genai.streams.observers import (
+        AsyncStreamWrapper,
+        Observer,
+        StreamObserver,
+        StreamWrapper,
+    )
+    from llamatelemetry.genai.streams.steps import STEP_EVENT, GenerationSteps
+    from llamatelemetry.genai.wire.anthropic import AnthropicAccumulator, parse_messages_response
+    from llamatelemetry.genai.wire.bodies import BodyCapture, parse_body
+    from llamatelemetry.genai.wire.llama_cpp import LlamaCppAccumulator, parse_native_completion
+    from llamatelemetry.genai.wire.ollama import (
+        OllamaAccumulator,
+        parse_ollama_chat_request,
+        parse_ollama_generate_request,
+        parse_ollama_parameters,
+        parse_ollama_response,
+    )
+    from llamatelemetry.genai.wire.openai_chat import (
+        parse_choice_count,
+        parse_parameters,
+        parse_response,
+    )
+    from llamatelemetry.genai.wire.openai_responses import (
+        parse_created_response,
+        parse_fetched_response,
+        parse_responses_parameters,
+    )
+    from llamatelemetry.genai.wire.sglang import (
+        SGLangAccumulator,
+        parse_sglang_choice_count,
+        parse_sglang_parameters,
+        parse_sglang_request,
+        parse_sglang_response,
+    )
+    from llamatelemetry.genai.wire.sse import EventReader
+    from llamatelemetry.otel.process.forking import ForkSafeLock
 
 __all__ = [
     "STEP_EVENT",
@@ -138,6 +146,7 @@ __all__ = [
     "GenerationSteps",
     "InferenceEngine",
     "Instrumenter",
+    "LibraryPatches",
     "LlamaCppAccumulator",
     "MediaAccumulator",
     "Observer",
@@ -210,29 +219,142 @@ __all__ = [
     "text_part",
 ]
 
+_MODULES: Final = {
+    "Call": "llamatelemetry.genai.call",
+    "Instrumenter": "llamatelemetry.genai.call",
+    "current_call": "llamatelemetry.genai.call",
+    "ConfiguredInstrumenter": "llamatelemetry.genai.configured",
+    "plugin_instrumenter": "llamatelemetry.genai.configured",
+    "BlobData": "llamatelemetry.genai.content.blobs",
+    "CompletionHook": "llamatelemetry.genai.content.completion_hook",
+    "parse_chat_request": "llamatelemetry.genai.content.messages",
+    "parse_choices": "llamatelemetry.genai.content.messages",
+    "parse_completion_request": "llamatelemetry.genai.content.messages",
+    "text_part": "llamatelemetry.genai.content.parts",
+    "parse_responses_request": "llamatelemetry.genai.content.responses_messages",
+    "InferenceEngine": "llamatelemetry.genai.engine",
+    "read_engine_headers": "llamatelemetry.genai.engines",
+    "provider_from_headers": "llamatelemetry.genai.engines.proofs",
+    "provider_from_models": "llamatelemetry.genai.engines.proofs",
+    "ErrorInfo": "llamatelemetry.genai.errors",
+    "describe_error": "llamatelemetry.genai.errors",
+    "describe_reported_error": "llamatelemetry.genai.errors",
+    "describe_status": "llamatelemetry.genai.errors",
+    "as_count": "llamatelemetry.genai.json_access",
+    "as_dict": "llamatelemetry.genai.json_access",
+    "as_float": "llamatelemetry.genai.json_access",
+    "as_int": "llamatelemetry.genai.json_access",
+    "as_list": "llamatelemetry.genai.json_access",
+    "as_str": "llamatelemetry.genai.json_access",
+    "get_field": "llamatelemetry.genai.json_access",
+    "model_name": "llamatelemetry.genai.json_access",
+    "Content": "llamatelemetry.genai.model",
+    "EngineTimings": "llamatelemetry.genai.model",
+    "Phases": "llamatelemetry.genai.model",
+    "Request": "llamatelemetry.genai.model",
+    "Response": "llamatelemetry.genai.model",
+    "Server": "llamatelemetry.genai.model",
+    "Usage": "llamatelemetry.genai.model",
+    "LibraryPatches": "llamatelemetry.genai.patching",
+    "PatchPoint": "llamatelemetry.genai.patching",
+    "PatchSwitch": "llamatelemetry.genai.patching",
+    "PatchTable": "llamatelemetry.genai.patching",
+    "make_patch_link": "llamatelemetry.genai.patching",
+    "measure_phases": "llamatelemetry.genai.phases",
+    "parse_props": "llamatelemetry.genai.server_metadata",
+    "server_metadata_cache": "llamatelemetry.genai.server_metadata",
+    "is_loopback": "llamatelemetry.genai.servers",
+    "known_servers": "llamatelemetry.genai.servers",
+    "server_of": "llamatelemetry.genai.servers",
+    "Accumulator": "llamatelemetry.genai.streams.accumulators",
+    "ChatAccumulator": "llamatelemetry.genai.streams.accumulators",
+    "BodyBytesObserver": "llamatelemetry.genai.streams.byte_observers",
+    "EventBytesObserver": "llamatelemetry.genai.streams.byte_observers",
+    "ProvisionalBodyObserver": "llamatelemetry.genai.streams.byte_observers",
+    "ProvisionalObserver": "llamatelemetry.genai.streams.byte_observers",
+    "event_bytes_observer": "llamatelemetry.genai.streams.byte_observers",
+    "may_prove_engine": "llamatelemetry.genai.streams.byte_observers",
+    "content_decoder": "llamatelemetry.genai.streams.content_decoders",
+    "MediaAccumulator": "llamatelemetry.genai.streams.event_accumulators",
+    "ResponsesAccumulator": "llamatelemetry.genai.streams.event_accumulators",
+    "AsyncStreamWrapper": "llamatelemetry.genai.streams.observers",
+    "Observer": "llamatelemetry.genai.streams.observers",
+    "StreamObserver": "llamatelemetry.genai.streams.observers",
+    "StreamWrapper": "llamatelemetry.genai.streams.observers",
+    "STEP_EVENT": "llamatelemetry.genai.streams.steps",
+    "GenerationSteps": "llamatelemetry.genai.streams.steps",
+    "AnthropicAccumulator": "llamatelemetry.genai.wire.anthropic",
+    "parse_messages_response": "llamatelemetry.genai.wire.anthropic",
+    "BodyCapture": "llamatelemetry.genai.wire.bodies",
+    "parse_body": "llamatelemetry.genai.wire.bodies",
+    "LlamaCppAccumulator": "llamatelemetry.genai.wire.llama_cpp",
+    "parse_native_completion": "llamatelemetry.genai.wire.llama_cpp",
+    "OllamaAccumulator": "llamatelemetry.genai.wire.ollama",
+    "parse_ollama_chat_request": "llamatelemetry.genai.wire.ollama",
+    "parse_ollama_generate_request": "llamatelemetry.genai.wire.ollama",
+    "parse_ollama_parameters": "llamatelemetry.genai.wire.ollama",
+    "parse_ollama_response": "llamatelemetry.genai.wire.ollama",
+    "parse_choice_count": "llamatelemetry.genai.wire.openai_chat",
+    "parse_parameters": "llamatelemetry.genai.wire.openai_chat",
+    "parse_response": "llamatelemetry.genai.wire.openai_chat",
+    "parse_created_response": "llamatelemetry.genai.wire.openai_responses",
+    "parse_fetched_response": "llamatelemetry.genai.wire.openai_responses",
+    "parse_responses_parameters": "llamatelemetry.genai.wire.openai_responses",
+    "SGLangAccumulator": "llamatelemetry.genai.wire.sglang",
+    "parse_sglang_choice_count": "llamatelemetry.genai.wire.sglang",
+    "parse_sglang_parameters": "llamatelemetry.genai.wire.sglang",
+    "parse_sglang_request": "llamatelemetry.genai.wire.sglang",
+    "parse_sglang_response": "llamatelemetry.genai.wire.sglang",
+    "EventReader": "llamatelemetry.genai.wire.sse",
+    "ForkSafeLock": "llamatelemetry.otel.process.forking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next time without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 def end_open_streams() -> None:
     """End the calls of streams that are open when the program ends, with what has arrived."""
-    _open_streams.end_all()
+    open_streams = _loaded("streams.open_streams")
+    if open_streams is not None:
+        open_streams.end_all()
 
 
 def flush_pending(timeout_s: float) -> bool:
     """End the calls of abandoned streams. Return whether that took no longer than `timeout_s`."""
-    return _finalizer.flush(timeout_s)
+    abandoned_calls = _loaded("streams.abandoned_calls")
+    return abandoned_calls is None or abandoned_calls.finalizer.flush(timeout_s)
 
 
 def stop_finalizer(timeout_s: float) -> bool:
     """Stop the threads of this package. Return whether they stopped.
 
-    They end abandoned calls, record metrics, and sample servers.
-
-    They start again when they are needed.
+    They end abandoned calls, record metrics, and sample servers. They start again when they are
+    needed.
     """
     deadline_s = monotonic() + timeout_s
-    stopped = _finalizer.stop(timeout_s)
-    stopped = wait_for_thread(max(0.0, deadline_s - monotonic())) and stopped
-    # Loaded only with diagnostics.
-    diagnostics: Any = modules.get(f"{__name__}.diagnostics")
-    if diagnostics is not None:
-        stopped = diagnostics.sampler.stop(max(0.0, deadline_s - monotonic())) and stopped
+    stopped = True
+    for name, stop in (
+        ("streams.abandoned_calls", "finalizer.stop"),
+        ("deferred_metrics", "wait_for_thread"),
+        ("diagnostics", "sampler.stop"),
+    ):
+        module = _loaded(name)
+        if module is not None:
+            remaining_s = max(0.0, deadline_s - monotonic())
+            stopped = attrgetter(stop)(module)(remaining_s) and stopped
     return stopped
+
+
+def _loaded(name: str) -> Any:
+    """Return a module of this package, or `None` if nothing has needed it yet."""
+    return modules.get(f"{__name__}.{name}")

@@ -71,6 +71,56 @@ class PatchTable:
                 patch.revert()
 
 
+class LibraryPatches:
+    """The patch tables of several libraries. Each is created when its library is imported.
+
+    A program that does not import a library then does not load the code that instruments it.
+
+    Args:
+        libraries: Top-level module of each library, and a function that returns its patch points.
+    """
+
+    def __init__(self, libraries: Mapping[str, Callable[[], Iterable[PatchPoint]]]) -> None:
+        self._libraries = dict(libraries)
+        self._tables: dict[str, PatchTable] = {}
+        self._is_on = False
+        self._hooked = False
+        self._lock = ForkSafeLock()
+
+    def apply(self) -> None:
+        """Patch the libraries that are imported already now, and each other one on import."""
+        with self._lock.held():
+            self._is_on = True
+            if self._hooked:
+                for table in self._tables.values():
+                    table.apply()
+                return
+            # wrapt cannot remove an import hook. It runs now if the module is imported already.
+            self._hooked = True
+        for name in self._libraries:
+            wrapt.register_post_import_hook(self._on_import, name)
+
+    def revert(self) -> None:
+        """Restore every original function, also for libraries that are not imported yet."""
+        with self._lock.held():
+            self._is_on = False
+            for table in self._tables.values():
+                table.revert()
+
+    def _on_import(self, module: ModuleType) -> None:
+        name = module.__name__
+        try:
+            # Without the lock, because this imports modules, which has locks of its own.
+            table = self._tables.get(name) or PatchTable(self._libraries[name]())
+            with self._lock.held():
+                table = self._tables.setdefault(name, table)
+                if self._is_on:
+                    table.apply()
+        except Exception as error:
+            # An exception here would fail the application's own import.
+            internal_errors.log_once(f"patching {name}", error)
+
+
 class PatchSwitch:
     """Whether a link is enabled. A link that cannot be removed is disabled instead."""
 

@@ -6,14 +6,12 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from llamatelemetry.local.records import SpanRecord
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
-
+    from llamatelemetry.local.records import SpanRecord
     from llamatelemetry.local.summary_table import CallsSummary
 
 MAX_CALLS: Final = 2_000
@@ -51,7 +49,7 @@ class CallHistory(SpanProcessor):
 
         self._forget_parent()
         ended = (
-            each if isinstance(each, SpanRecord) else _record_of(each)
+            _record_of(each) if isinstance(each, ReadableSpan) else each
             for each in self._ended.copy()
         )
         return CallsSummary(summarize_calls(calls_from_spans(ended)))
@@ -64,6 +62,8 @@ class CallHistory(SpanProcessor):
 
 
 def _record_of(span: ReadableSpan) -> SpanRecord:
+    from llamatelemetry.local.records import SpanRecord
+
     found = span.attributes or {}
     context = span.get_span_context()
     return SpanRecord(

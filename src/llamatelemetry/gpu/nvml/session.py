@@ -17,6 +17,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from llamatelemetry._nvml_library import NVML_LIBRARY, has_nvml_library
 from llamatelemetry._optional import required_by
 from llamatelemetry.gpu.nvml.plausibility import memory
 from llamatelemetry.gpu.reader import GpuLostError, GpuUnavailableError
@@ -34,7 +35,6 @@ _LOST: Final = frozenset({15, 16, 28})
 # Not initialized, no driver, or different versions of driver and library after an update.
 _SESSION_OVER: Final = frozenset({1, _DRIVER_NOT_LOADED, 18})
 
-_LIBRARY: Final = "libnvidia-ml.so.1"
 _UNSIGNED_INT, _SIGNED_INT, _DOUBLE = 1, 5, 0
 
 
@@ -63,8 +63,8 @@ class NvmlSession:
         Raises:
             GpuUnavailableError: NVML is not available.
         """
-        if not _has_library():
-            raise GpuUnavailableError(f"{_LIBRARY} not found", is_permanent=True)
+        if not has_nvml_library():
+            raise GpuUnavailableError(f"{NVML_LIBRARY} not found", is_permanent=True)
         try:
             with required_by("Reading GPUs", "nvidia-ml-py"):
                 nvml: Any = importlib.import_module("pynvml")
@@ -145,17 +145,6 @@ class NvmlSession:
             self._unsupported.add(key)
         else:
             self.failures += 1
-
-
-def _has_library() -> bool:
-    """Return whether NVML is installed. Importing nvidia-ml-py takes 30 ms, so this comes first."""
-    if sys.platform == "win32":  # the library has another name and place there
-        return True
-    try:
-        ctypes.CDLL(_LIBRARY)
-    except OSError:
-        return False
-    return True
 
 
 def _identity(argument: Any) -> Hashable:

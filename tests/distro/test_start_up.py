@@ -1,0 +1,65 @@
+"""What a program loads that is started with `opentelemetry-instrument` and calls no model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from llamatelemetry import genai
+from llamatelemetry._nvml_library import has_nvml_library
+
+INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
+PROGRAM = "import sys{}; print(*sorted(n for n in sys.modules if n.startswith('llamatelemetry')))"
+
+
+def loaded_by(imports: str) -> set[str]:
+    """Return the modules of llamatelemetry that the program has loaded at its end."""
+    others = [
+        each.name
+        for each in entry_points(group="opentelemetry_instrumentor")
+        if not each.name.startswith("llamatelemetry_")
+    ]
+    variables = {
+        **{f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")},
+        "OTEL_PYTHON_DISTRO": "llamatelemetry",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ",".join(others),
+    }
+    done = subprocess.run(
+        [str(INSTRUMENT), sys.executable, "-c", PROGRAM.format(imports)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("library", ["httpx", "requests", "urllib3", "aiohttp", "openai"])
+def test_code_that_records_calls_is_loaded_together_with_an_instrumented_library(library):
+    recording = {"llamatelemetry.genai.call", "llamatelemetry.genai.metrics"}
+    started = loaded_by("")
+    assert "llamatelemetry.distro" in started
+    assert started.isdisjoint(recording)
+    assert recording <= loaded_by(f", {library}")
+
+
+def test_program_does_not_load_code_of_unused_options():
+    unused = {"llamatelemetry.otel.trace_graph.processor", "llamatelemetry.otel.redaction.logs"}
+    if not has_nvml_library():
+        unused |= {"llamatelemetry.gpu.monitor", "llamatelemetry.gpu.detector"}
+    assert loaded_by("") & unused == set()
+
+
+def test_every_public_name_of_genai_is_loaded_on_first_use():
+    own = {"end_open_streams", "flush_pending", "internal_errors", "stop_finalizer"}
+    assert {*genai._MODULES, *own} == {*genai.__all__}
+    for name in genai._MODULES:
+        assert getattr(genai, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Missing'"):
+        genai.Missing  # noqa: B018
