@@ -30,7 +30,7 @@ PAGES = {
     "SECURITY.md": "contribute/security.md",
 }
 # The target of a link or an image in Markdown or HTML, without its anchor.
-_TARGET = re.compile(r"""(?<=\]\()[^)\s#]+|(?<=\bsrc=")[^"#]+|(?<=\bhref=")[^"#]+""")
+_TARGET = re.compile(r"""(?<=\]\()[^)\s#]+|(?:(?<=\bsrc=")|(?<=\bsrcset=")|(?<=\bhref="))[^"#]+""")
 # Copied as they are. Any other file is shown on a page.
 _COPIED = {".gif", ".ipynb", ".jpg", ".png", ".svg", ".webp"}
 # By page, the path of its source in the repository.
@@ -85,8 +85,8 @@ def replace_links(markdown: str, source: str, new: Callable[[str], str]) -> str:
         path = normpath(join(dirname(source), match[0]))
         if path.startswith("..") or not (ROOT / path).exists():
             return match[0]  # another host, or a broken link, which mkdocs reports
-        readme = join(path, "README.md")
-        return new(readme if (ROOT / readme).exists() else path)
+        indexes = (join(path, name) for name in ("README.md", "index.md"))
+        return new(next((each for each in indexes if (ROOT / each).exists()), path))
 
     return _TARGET.sub(replaced, markdown)
 
@@ -110,7 +110,7 @@ def text_of(source: str) -> str:
         return path.read_text(encoding="utf-8")
     if path.is_dir():
         names = sorted(each.name for each in path.iterdir() if each.name[0] not in "._")
-        body = f"# {source}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
+        body = f"# {source}\n\n" + "".join(f"- [{name}]({path.name}/{name})\n" for name in names)
     elif path.suffix == ".md":
         body = path.read_text(encoding="utf-8")
     else:
