@@ -33,7 +33,7 @@ PUBLIC_PACKAGES = [
     ),
 ]
 # Problems of the layout of a page, as it is shown.
-LAYOUT = """
+LAYOUT = r"""
 (async () => {
   const found = [];
   const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
@@ -59,6 +59,9 @@ LAYOUT = """
     if (cell.scrollWidth > cell.clientWidth + 1) found.push(`text leaves its cell: ${name(cell)}`);
     else if (cell.innerText.length > 80 && cell.clientWidth < 110)
       found.push(`cell is ${cell.clientWidth} px wide: ${name(cell)}`);
+  for (const code of content.querySelectorAll("table code"))
+    if (/^[\w.]+$/.test(code.textContent) && code.getClientRects().length > 1)
+      found.push(`broken name: ${name(code)}`);
   for (const image of content.querySelectorAll("img"))
     if (!image.alt.trim() || !image.naturalWidth) found.push(`no text or file: ${name(image)}`);
   return found;
