@@ -7,6 +7,7 @@ site works from the file system.
 from __future__ import annotations
 
 import importlib
+import re
 import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -32,6 +33,9 @@ PUBLIC_PACKAGES = [
         )
     ),
 ]
+_NOT_TEXT = ("code", "pre", "script", "style", "title")
+# Markdown that was not understood, GitHub's alerts, and markup of other formats in docstrings.
+_LEFT_OVER = re.compile(r".{0,40}(`|\|-{3}|\*\*|\]\(|\[!\w+\]|:\w+:`|:param|::).{0,40}")
 # Problems of the layout of a page, as it is shown.
 LAYOUT = r"""
 (async () => {
@@ -70,18 +74,30 @@ LAYOUT = r"""
 
 
 class Page(HTMLParser):
-    """The anchors of a page, and the addresses that it refers to."""
+    """The anchors of a page, the addresses that it refers to, and its text except code."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.anchors: set[str] = set()
         self.addresses: list[str] = []
+        self.text = ""
+        self._not_text: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _NOT_TEXT:
+            self._not_text.append(tag)
         given = dict(attrs)
         self.anchors |= {given[key] or "" for key in ("id", "name") if key in given}
         self.addresses += [given[key] or "" for key in ("href", "src") if key in given]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._not_text:
+            self._not_text.remove(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self._not_text:
+            self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +124,15 @@ def test_every_link_leads_to_a_file_and_an_anchor(pages: list[Path]) -> None:
             if not is_found or (anchor and unquote(anchor) not in parsed[target].anchors):
                 broken.append(f"{page}: {address}")
     assert broken == []
+
+
+def test_text_has_no_markup(pages: list[Path]) -> None:
+    found = [
+        f"{path.name}: {match.group()}"
+        for path in pages
+        for match in _LEFT_OVER.finditer(Page(path).text)
+    ]
+    assert found == []
 
 
 def test_api_reference_has_every_public_name(site: Path) -> None:
