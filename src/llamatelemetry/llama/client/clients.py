@@ -173,6 +173,7 @@ class LlamaCppClient(_Client[ChatResponse, ChatStream]):
     Each method raises `LlamaServerError` if the server responds with an error, and
     `ServerLoadingError` if it is still loading its model after `load_wait_s`.
 
+    Example:
         with LlamaCppClient("http://127.0.0.1:8080") as client:
             response = client.chat([{"role": "user", "content": "Hello"}])
             print(response.choices[0].message.content)
@@ -226,12 +227,11 @@ class AsyncLlamaCppClient(
 ):
     """The asynchronous version of `LlamaCppClient`: its methods are coroutines.
 
+    Example:
         async with AsyncLlamaCppClient("http://127.0.0.1:8080") as client:
             response = await client.chat([{"role": "user", "content": "Hello"}])
             async for chunk in await client.chat(messages, stream=True):
                 print(chunk.choices[0].delta.content or "", end="")
-
-    The arguments are those of `LlamaCppClient`.
     """
 
     _open_with = staticmethod(_open_async)

@@ -50,6 +50,7 @@ class ServerManager:
     them. Its log is always read. A watchdog process ends the server when this process ends, SIGKILL
     included.
 
+    Example:
         with ServerManager(ServerConfig("model.gguf", port=0)) as server:
             print(server.url, server.pid)
 
