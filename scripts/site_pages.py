@@ -8,7 +8,6 @@ so that the site is complete without the repository. Links are changed to match.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import TYPE_CHECKING
@@ -57,38 +56,34 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source in PAGES:
         add(source)
     while pending:
-        page = pending.pop()
-        for source in linked_files(text_of(_sources[page]), _sources[page]):
-            add(source, inclusion=InclusionLevel.NOT_IN_NAV)
+        source = _sources[pending.pop()]
+        for target in _TARGET.findall(text_of(source)):
+            if linked := repository_path(target, source):
+                add(linked, inclusion=InclusionLevel.NOT_IN_NAV)
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Change the links to files of the repository into links to their pages."""
     here = page.file.src_uri
-    return replace_links(
-        markdown, _sources[here], lambda source: relpath(page_of(source), dirname(here) or ".")
-    )
+
+    def link(match: re.Match[str]) -> str:
+        linked = repository_path(match[0], _sources[here])
+        return relpath(page_of(linked), dirname(here) or ".") if linked else match[0]
+
+    return _TARGET.sub(link, markdown)
 
 
-def linked_files(markdown: str, source: str) -> set[str]:
-    """Return the files and directories of the repository that a page links to."""
-    found: set[str] = set()
-    replace_links(markdown, source, lambda linked: found.add(linked) or "")
-    return found
+def repository_path(target: str, source: str) -> str | None:
+    """Return the file or directory that a link in `source` leads to, from the repository's root.
 
-
-def replace_links(markdown: str, source: str, new: Callable[[str], str]) -> str:
-    """Replace each link from `source` to an existing file by `new(path in the repository)`."""
-
-    def replaced(match: re.Match[str]) -> str:
-        path = normpath(join(dirname(source), match[0]))
-        if path.startswith("..") or not (ROOT / path).exists():
-            return match[0]  # another host, or a broken link, which mkdocs reports
-        indexes = (join(path, name) for name in ("README.md", "index.md"))
-        return new(next((each for each in indexes if (ROOT / each).exists()), path))
-
-    return _TARGET.sub(replaced, markdown)
+    Return `None` for an address on another host and for a broken link, which mkdocs reports.
+    """
+    path = normpath(join(dirname(source), target))
+    if path.startswith(("..", "/")) or not (ROOT / path).exists():
+        return None
+    indexes = (normpath(join(path, name)) for name in ("README.md", "index.md"))
+    return next((each for each in indexes if (ROOT / each).exists()), path)
 
 
 def page_of(source: str) -> str:
