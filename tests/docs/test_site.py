@@ -36,7 +36,9 @@ PUBLIC_PACKAGES = [
 ]
 _NOT_TEXT = ("code", "pre", "script", "style", "title")
 # Markdown that was not understood, GitHub's alerts, and markup of other formats in docstrings.
-_LEFT_OVER = re.compile(r".{0,40}(`|\|-{3}|\*\*|\]\(|\[!\w+\]|:\w+:`|:param|::).{0,40}")
+_LEFT_OVER = re.compile(
+    r".{0,40}(`|\|-{3}|\*\*|\]\(|\[!\w+\]|:\w+:`|:param|::).{0,40}|^ *- \w.{0,40}", re.MULTILINE
+)
 # Problems of the layout of a page, as it is shown.
 LAYOUT = r"""
 (async () => {
