@@ -9,27 +9,14 @@ if (location.protocol === "file:") {
       frame.title = "Search";
       document.body.append(frame);
       const inside = frame.contentWindow;
-      // In a worker, `postMessage` has one argument and sends to the page that made it.
-      const toWorker = inside.postMessage.bind(inside);
+      const send = inside.postMessage.bind(inside);
+      // In a worker, `postMessage` has one argument and sends to the page that created it.
       inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
-      inside.importScripts = (...urls) => Promise.all(urls.map((each) => this.#load(inside, each)));
-      const loaded = this.#load(inside, url);
-      this.postMessage = (data) => loaded.then(() => toWorker(data, "*"));
-      this.terminate = () => frame.remove();
-    }
-
-    #load(inside, url) {
-      return new Promise((resolve, reject) => {
-        const script = inside.document.createElement("script");
-        script.src = url;
-        script.onload = resolve;
-        script.onerror = reject;
-        inside.document.head.append(script);
-      });
-    }
-
-    set onmessage(listener) {
-      this.addEventListener("message", listener);
+      const script = inside.document.createElement("script");
+      script.src = url;
+      const loaded = new Promise((done) => script.addEventListener("load", done));
+      inside.document.head.append(script);
+      this.postMessage = (data) => loaded.then(() => send(data, "*"));
     }
   };
 }

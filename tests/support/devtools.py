@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import subprocess
@@ -71,10 +70,6 @@ class Tab:
         reply = self.send("Runtime.evaluate", expression=script, **how)
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
-
-    def save_picture(self, path: Path) -> None:
-        """Save the visible part of the page as a PNG file."""
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot")["data"]))
 
     def _receive(self) -> dict[str, Any]:
         return json.loads(self._connection.recv(timeout=_REPLY_S))
