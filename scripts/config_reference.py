@@ -17,7 +17,7 @@ from _page_tables import write_tables
 from llamatelemetry.config import OPTIONS, Option
 
 PAGE = Path(__file__).parents[1] / "docs/reference/configuration.md"
-HEADER = "| Option | Environment variable | Values | Default | Description |"
+HEADER = "| Option | Description | Default | Environment variable | Values |"
 
 
 def table() -> str:
@@ -30,8 +30,9 @@ def table() -> str:
 def row(name: str, option: Option) -> str:
     """Return the row of one option."""
     variables = [each for each in (option.variable, *option.otel_variables) if each]
-    cells = [f"`{name}`", "<br>".join(f"`{each}`" for each in variables) or "in code only"]
-    cells += [option.parser.accepts, option.default_doc, f"{option.doc}."]
+    cells = [f"`{name}`", f"{option.doc}.", option.default_doc]
+    cells += ["<br>".join(f"`{each}`" for each in variables) or "in code only"]
+    cells += [option.parser.accepts]
     return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
 

@@ -1,4 +1,4 @@
-"""The language of the code: docstrings, comments and test names follow CONTRIBUTING.md.
+"""The language of code and documentation: both follow CONTRIBUTING.md.
 
 ruff's D401 finds most docstrings that are not in the imperative mood, but not those that begin with
 a pronoun, an article or a noun. These tests do.
@@ -23,6 +23,17 @@ CODE = sorted(
     for folder in ("src", "scripts", "benchmarks", "examples", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if "/build/" not in path.as_posix()
+)
+PAGES = sorted(
+    path
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "src/*/README.md",
+        "examples/**/*.md",
+        "changelog.d/*.md",
+    )
+    for path in ROOT.glob(pattern)
 )
 # Words that hide who acts, or what is meant.
 FORBIDDEN = re.compile(
@@ -108,6 +119,17 @@ def test_docstrings_and_comments_avoid_riddles_and_british_spelling() -> None:
         for text in texts(path)
         for pattern in (FORBIDDEN, BRITISH)
         for match in pattern.finditer(text.text)
+    ]
+    assert wrong == []
+
+
+def test_documentation_avoids_riddles_and_british_spelling() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {match.group()}"
+        for path in PAGES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for pattern in (FORBIDDEN, BRITISH)
+        for match in pattern.finditer(line)
     ]
     assert wrong == []
 

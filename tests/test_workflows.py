@@ -48,7 +48,7 @@ def test_only_publishing_jobs_have_id_token() -> None:
         for name, job in _jobs(path).items()
         if "id-token" in job.get("permissions", {})
     }
-    assert may == {"core", "plugins", "distro"}
+    assert may == {"core", "plugins", "distro", "publish-site"}
 
 
 def test_release_publishes_every_distribution_once() -> None:

@@ -1,6 +1,8 @@
 """How the GPUs of this machine are connected.
 
-print(TopologyMapper().detect())
+    print(TopologyMapper().detect())
+
+On a machine without a GPU the topology is empty.
 """
 
 from __future__ import annotations

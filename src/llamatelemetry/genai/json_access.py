@@ -75,7 +75,7 @@ def as_str(value: Any) -> str | None:
 
 
 def as_count(value: Any) -> int | None:
-    """Return the value as a non-negative integer up to 2**53, else `None`."""
+    """Return the value as a non-negative integer up to `2**53`, else `None`."""
     found = value if type(value) is int else as_int(value)
     return found if found is not None and 0 <= found <= _LARGEST_COUNT else None
 

@@ -170,6 +170,7 @@ def _key_of_model(origin: str, model: str | None) -> str:
 
 
 server_metadata_cache: Final = ServerMetadataCache()
+"""The metadata of the llama.cpp servers that this process has called."""
 
 
 def parse_props(props: Any) -> ServerMetadata:

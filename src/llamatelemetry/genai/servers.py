@@ -107,6 +107,7 @@ class KnownServers:
 
 
 known_servers: Final = KnownServers()
+"""The servers that this process has called."""
 
 
 def server_of(

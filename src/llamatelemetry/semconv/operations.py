@@ -22,10 +22,13 @@ WELL_KNOWN_OPERATIONS: Final = frozenset(
         *("create_memory_store", "delete_memory_store"),
     }
 )
+"""Values of `gen_ai.operation.name` in the conventions."""
 
-# Operations that run a model. A call inside a span of one of these operations is the same call,
-# seen by a lower layer.
 INFERENCE_OPERATIONS: Final = frozenset({CHAT, GENERATE_CONTENT, TEXT_COMPLETION, EMBEDDINGS})
+"""Operations that run a model.
+
+A call inside a span of one of these operations is the same call, seen by a lower layer.
+"""
 
 # Tasks without an operation name in the conventions, with the operation that strict operation
 # names use instead. None: no operation matches, and the span has no operation name.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai.call import Call
 
 STEP_EVENT: Final = "llamatelemetry.generation.step"
+"""Name of the span event of a step."""
 
 
 class GenerationSteps:
