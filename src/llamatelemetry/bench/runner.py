@@ -96,6 +96,23 @@ class BenchmarkRunner:
     Raises:
         TypeError: The client is of an unsupported type.
         ValueError: Another argument is invalid.
+
+    Examples:
+        >>> from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+        >>> from llamatelemetry.llama import LlamaCppClient
+        >>> client = LlamaCppClient("http://127.0.0.1:8080")
+        >>> runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, max_tokens=2, slo="e2e=60s")
+        >>> results = runner.run("my-model", ["Why is the sky blue?"])
+        >>> len(results.requests), results.totals.goodput.value
+        (10, 1.0)
+        >>> print(results.summary())
+        my-model: concurrency 1
+        Metric                   Count   Mean    p50       p50 95% CI ...
+        ...
+        >>> client.close()
+        >>> BenchmarkRunner(client, concurrency=0)
+        Traceback (most recent call last):
+        ValueError: concurrency must be ...
     """
 
     def __init__(
@@ -177,6 +194,20 @@ class BenchmarkRunner:
 
         Raises:
             BenchmarkError: Every warm-up request to one of the targets failed.
+
+        Examples:
+            >>> from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+            >>> class Echo:
+            ...     model_name = "echo-1"
+            ...     def generate(self, prompt, max_tokens=256, temperature=0.7, **more):
+            ...         return prompt
+            ...     def chat(self, messages, max_tokens=256, temperature=0.7):
+            ...         return {"choices": [{"message": messages[-1]}]}
+            >>> new = BenchmarkRunner(Echo(), BenchmarkProfile.QUICK, progress=False)
+            >>> old = BenchmarkRunner(Echo(), BenchmarkProfile.QUICK, progress=False)
+            >>> candidate, baseline = new.run_interleaved(old, "echo-1", ["Hello"], repeats=4)
+            >>> candidate.is_paired_with(baseline), len(candidate.runs)
+            (True, 4)
         """
         if repeats < 2:
             raise ValueError(f"repeats must be at least 2, got {repeats!r}")
@@ -218,6 +249,19 @@ class BenchmarkRunner:
         Raises:
             BenchmarkError: Every warm-up request failed.
             ValueError: Neither or both of `concurrencies` and `rates` are given.
+
+        Examples:
+            >>> from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+            >>> class Echo:
+            ...     model_name = "echo-1"
+            ...     def generate(self, prompt, max_tokens=256, temperature=0.7, **more):
+            ...         return prompt
+            ...     def chat(self, messages, max_tokens=256, temperature=0.7):
+            ...         return {"choices": [{"message": messages[-1]}]}
+            >>> runner = BenchmarkRunner(Echo(), BenchmarkProfile.QUICK, progress=False)
+            >>> sweep = runner.sweep("echo-1", ["Hello"], concurrencies=[1, 2])
+            >>> [(point.level, len(point.results.requests)) for point in sweep.points]
+            [(1.0, 10), (2.0, 10)]
         """
         if bool(concurrencies) == bool(rates):
             raise ValueError("a sweep needs either concurrencies or rates")

@@ -80,6 +80,25 @@ class Comparison(Printable):
         min_effect: Smallest relevant difference, as a fraction.
         success: Success rates of the baseline and of the candidate.
         success_p: p-value of the difference of the success rates.
+
+    Examples:
+        >>> from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+        >>> class Echo:
+        ...     model_name = "echo-1"
+        ...     def generate(self, prompt, max_tokens=256, temperature=0.7, **more):
+        ...         return prompt
+        ...     def chat(self, messages, max_tokens=256, temperature=0.7):
+        ...         return {"choices": [{"message": messages[-1]}]}
+        >>> runner = BenchmarkRunner(Echo(), BenchmarkProfile.QUICK, progress=False)
+        >>> results = runner.run("echo-1", ["Hello"])
+        >>> comparison = results.compare(results)
+        >>> comparison.is_worse, comparison.fails_more, comparison.exit_code
+        (False, False, 0)
+        >>> print(comparison)
+        Candidate compared with baseline (medians)
+        ...
+        >>> comparison.to_dict()["min_effect"]
+        0.05
     """
 
     metrics: tuple[MetricComparison, ...]
