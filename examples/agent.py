@@ -5,6 +5,7 @@ A JSON schema restricts what the model may choose, so small models without tool 
 The metrics of the agent count its calls of models and of tools.
 
     pip install llamatelemetry openai
+    export OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=none
     llamatelemetry run -- python examples/agent.py "How many moons does Jupiter have?"
 """
 
@@ -65,7 +66,7 @@ def astronomer(client: OpenAI, model: str, question: str) -> str:
 
 @workflow
 def main() -> None:
-    """Ask the agent the question in the arguments."""
+    """Run the agent with the question in the arguments."""
     with OpenAI() as client:
         model = client.models.list().data[0].id
         question = " ".join(sys.argv[1:]) or "How many moons does Jupiter have?"

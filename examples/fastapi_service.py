@@ -4,6 +4,7 @@ The span of the workflow lasts from the first to the last piece of the answer. T
 is its child. Both have the conversation that the header `x-conversation-id` names.
 
     pip install llamatelemetry openai fastapi uvicorn
+    export OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=none
     llamatelemetry run -- uvicorn --app-dir examples fastapi_service:app
     curl --no-buffer --json '{"text": "Why do stars twinkle?"}' http://127.0.0.1:8000/chat
 """

@@ -4,6 +4,7 @@ llamatelemetry records the calls of `ChatOpenAI` in the client that LangChain us
 timings are on the spans, although LangChain drops them from its responses.
 
     pip install llamatelemetry langchain-openai
+    export OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=none
     llamatelemetry run -- python examples/langchain_chain.py
 """
 

@@ -1,10 +1,10 @@
 """Retrieval-augmented generation: embed, retrieve, answer. Every step is a span of one trace.
 
-The decorators name the steps. The calls of the embedding model and of the chat model are recorded
-below them. The server must return embeddings: llama.cpp needs `--embeddings --pooling mean`. A model
-that was trained for embeddings finds better documents than a chat model.
+The decorators name the steps, and the calls of the models are recorded below them. The server must
+return embeddings, best those of an embedding model; llama.cpp needs `--embeddings --pooling mean`.
 
     pip install llamatelemetry openai
+    export OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=none
     llamatelemetry run -- python examples/rag.py "Which planet has rings?"
 """
 
@@ -20,7 +20,6 @@ DOCUMENTS = (
     "Mercury is the smallest planet. A year on Mercury lasts 88 days.",
     "Venus is the hottest planet. Its surface has about 465 degrees Celsius.",
     "Mars is red because of iron oxide in its soil. It has two small moons.",
-    "Jupiter is the largest planet. Its Great Red Spot is a storm.",
     "Saturn has rings of ice and rock. It would float in water.",
 )
 PROMPT = "Answer in one sentence, from this text only.\n\nText: {text}\n\nQuestion: {question}"
@@ -43,8 +42,9 @@ def embed(client: OpenAI, model: str, texts: list[str]) -> list[list[float]]:
 def retrieve(client: OpenAI, model: str, question: str, top_k: int) -> list[str]:
     """Return the `top_k` documents that are most similar to the question."""
     wanted, *vectors = embed(client, model, [question, *DOCUMENTS])
-    scored = sorted(zip(vectors, DOCUMENTS, strict=True), key=lambda each: -cosine(wanted, each[0]))
-    return [document for _, document in scored[:top_k]]
+    scores = [cosine(wanted, vector) for vector in vectors]
+    ranked = sorted(zip(scores, DOCUMENTS, strict=True), reverse=True)
+    return [document for _, document in ranked[:top_k]]
 
 
 @task
@@ -60,7 +60,7 @@ def generate(client: OpenAI, model: str, question: str, documents: list[str]) ->
 
 @workflow("rag", top_k=2)
 def answer(client: OpenAI, model: str, question: str) -> str:
-    """Retrieve documents and answer the question from them."""
+    """Return an answer from the documents that match the question."""
     documents = retrieve(client, model, question, top_k=2)
     for document in documents:
         print(f"found: {document}")

@@ -62,7 +62,7 @@ class Router:
 
 
 async def main() -> None:
-    """Ask all questions at the same time."""
+    """Send all questions at the same time."""
     model, *urls = sys.argv[1:] or sys.exit("usage: router.py MODEL URL...")
     router = Router(model, urls)
     for answer in await asyncio.gather(*map(router.ask, QUESTIONS)):

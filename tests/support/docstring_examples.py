@@ -2,7 +2,8 @@
 
     python -m tests.support.docstring_examples < docstring
 
-An example that changes the whole process, as `init()` does, runs in a process of its own.
+Examples are complete, except that those of a benchmark may use the names of `llamatelemetry.bench`
+and a `client`. An example that changes the whole process, as `init()` does, runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from llamatelemetry import bench
 
 ROOT = Path(__file__).parents[2]
 # The packages that docs/ describes for users, without those for authors of plugins.
@@ -37,6 +40,20 @@ PACKAGES = (
 )
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _CHANGES_PROCESS = re.compile(r"\.init\(|\.instrument\(|NCCLGroup\(")
+
+
+class EchoEngine:
+    """The `client` of examples that benchmark one. A server would take minutes for all of them."""
+
+    model_name = "echo"
+
+    def generate(self, prompt: str, max_tokens: int = 256, temperature: float = 0.7) -> str:
+        return prompt
+
+    def chat(
+        self, messages: list[dict[str, Any]], max_tokens: int = 256, temperature: float = 0.7
+    ) -> dict[str, Any]:
+        return {"choices": [{"message": messages[-1]}]}
 
 
 class Documented(NamedTuple):
@@ -120,7 +137,8 @@ def run(docstring: str, cwd: Path) -> str:
 
 def run_here(docstring: str) -> str:
     """Run the examples of a docstring in this process. Return the failures."""
-    test = doctest.DocTestParser().get_doctest(docstring, {}, "docstring", None, None)
+    names = {name: getattr(bench, name) for name in bench.__all__} | {"client": EchoEngine()}
+    test = doctest.DocTestParser().get_doctest(docstring, names, "docstring", None, None)
     assert test.examples
     output = io.StringIO()
     doctest.DocTestRunner(verbose=False, optionflags=OPTIONS).run(test, out=output.write)

@@ -75,9 +75,6 @@ class _ActiveBenchmark(NamedTuple):
 class BenchmarkRunner:
     """Benchmarks an inference server or engine.
 
-        runner = BenchmarkRunner(LlamaCppClient(), BenchmarkProfile.QUICK)
-        print(runner.run("my-model", ["Why is the sky blue?"]).summary())
-
     Args:
         client: `LlamaCppClient`, client of the openai library, or any inference engine.
         profile: Number of warm-up and measured requests.
@@ -177,10 +174,7 @@ class BenchmarkRunner:
         """Run two benchmarks in alternation, so that drift of the machine affects both equally.
 
         The order of the runs is A B, B A, A B, and so on. A comparison of the two results then
-        compares each run with the run next to it:
-
-            candidate, baseline = new.run_interleaved(old, "my-model", prompts)
-            print(candidate.compare(baseline))
+        compares each run with the run next to it.
 
         Args:
             other: Runner of the other target, or of the same target with other settings.
@@ -196,18 +190,11 @@ class BenchmarkRunner:
             BenchmarkError: Every warm-up request to one of the targets failed.
 
         Examples:
-            >>> from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
-            >>> class Echo:
-            ...     model_name = "echo-1"
-            ...     def generate(self, prompt, max_tokens=256, temperature=0.7, **more):
-            ...         return prompt
-            ...     def chat(self, messages, max_tokens=256, temperature=0.7):
-            ...         return {"choices": [{"message": messages[-1]}]}
-            >>> new = BenchmarkRunner(Echo(), BenchmarkProfile.QUICK, progress=False)
-            >>> old = BenchmarkRunner(Echo(), BenchmarkProfile.QUICK, progress=False)
-            >>> candidate, baseline = new.run_interleaved(old, "echo-1", ["Hello"], repeats=4)
+            >>> new, old = (BenchmarkRunner(client, BenchmarkProfile.QUICK) for _ in range(2))
+            >>> candidate, baseline = new.run_interleaved(old, "my-model", ["Hello"], repeats=4)
             >>> candidate.is_paired_with(baseline), len(candidate.runs)
             (True, 4)
+            >>> comparison = candidate.compare(baseline)
         """
         if repeats < 2:
             raise ValueError(f"repeats must be at least 2, got {repeats!r}")
@@ -251,15 +238,8 @@ class BenchmarkRunner:
             ValueError: Neither or both of `concurrencies` and `rates` are given.
 
         Examples:
-            >>> from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
-            >>> class Echo:
-            ...     model_name = "echo-1"
-            ...     def generate(self, prompt, max_tokens=256, temperature=0.7, **more):
-            ...         return prompt
-            ...     def chat(self, messages, max_tokens=256, temperature=0.7):
-            ...         return {"choices": [{"message": messages[-1]}]}
-            >>> runner = BenchmarkRunner(Echo(), BenchmarkProfile.QUICK, progress=False)
-            >>> sweep = runner.sweep("echo-1", ["Hello"], concurrencies=[1, 2])
+            >>> runner = BenchmarkRunner(client, BenchmarkProfile.QUICK)
+            >>> sweep = runner.sweep("my-model", ["Hello"], concurrencies=[1, 2])
             >>> [(point.level, len(point.results.requests)) for point in sweep.points]
             [(1.0, 10), (2.0, 10)]
         """
