@@ -14,8 +14,6 @@ NOTEBOOK = EXAMPLES / "notebook.ipynb"
 
 
 @pytest.mark.slow
-# The kernel listens on loopback TCP, and says that this is not encrypted.
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_notebook_shows_its_calls_as_table_and_as_graph(
     llama_server: LlamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from tests.support.example_runs import (
     documented_paths,
     read_run,
     run_example,
+    section_of,
     settings,
 )
 from tests.support.llama_server import MODEL_ALIAS, LlamaServer
@@ -37,9 +38,8 @@ CHAT = f"chat {MODEL_ALIAS}"
 PROGRAMS = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.rglob("*.py"))
 PROGRAMS = [path for path in PROGRAMS if path.parts[0] != "plugin"]
 LONGER = {Path("openai_chat.py")}  # `llamatelemetry demo` runs it and shows every kind of call.
-OTHER_PAGES = {
-    Path("any_engine.py")
-}  # docs/instrument/engines.md shows its command and its output.
+# docs/instrument/engines.md shows its command and its output.
+OTHER_PAGES = {Path("any_engine.py")}
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=str)
@@ -59,11 +59,10 @@ def test_readme_lists_every_example() -> None:
 @pytest.mark.parametrize("path", PROGRAMS, ids=str)
 def test_readme_starts_program_as_its_docstring_does(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse((EXAMPLES / path).read_text(encoding="utf-8"))) or ""
-    section = (
-        README.read_text(encoding="utf-8").partition(f"\n## {path}\n")[2].partition("\n## ")[0]
-    )
     command = re.compile(r"^ *(llamatelemetry run -- .*)$", re.MULTILINE)
-    assert command.findall(docstring) == command.findall(section) or path in OTHER_PAGES
+    assert (
+        command.findall(docstring) == command.findall(section_of(str(path))) or path in OTHER_PAGES
+    )
 
 
 def test_rag_records_steps_with_calls_below_them(llama_server: LlamaServer, tmp_path: Path) -> None:

@@ -77,12 +77,15 @@ def read_run(database: Path, stdout: str = "") -> RecordedRun:
         return RecordedRun(stdout, spans, list(reader.points()))
 
 
+def section_of(name: str) -> str:
+    """Return the section of the README about an example; empty if it has none."""
+    text = README.read_text(encoding="utf-8")
+    return text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
 def documented_paths(name: str) -> set[SpanPath]:
     """Return the paths of the tree of spans that the README shows for an example."""
-    section = (
-        README.read_text(encoding="utf-8").partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-    )
-    tree = re.findall(r"```text\n(.*?)```", section, re.DOTALL)[-1]
+    tree = re.findall(r"```text\n(.*?)```", section_of(name), re.DOTALL)[-1]
     found: set[SpanPath] = set()
     above: list[str] = []
     for line in tree.splitlines():

@@ -109,7 +109,7 @@ class BenchmarkRunner:
         >>> client.close()
         >>> BenchmarkRunner(client, concurrency=0)
         Traceback (most recent call last):
-        ValueError: concurrency must be ...
+        ValueError: concurrency must be at least 1, got 0
     """
 
     def __init__(

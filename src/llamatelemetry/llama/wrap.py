@@ -35,9 +35,9 @@ def wrap_openai_client(client: ClientT, strict_operation_names: bool = True) -> 
         >>> answer = client.chat.completions.create(model="m", messages=question, max_tokens=4)
         >>> answer.usage.completion_tokens  # The span of the call has it, too.
         4
-        >>> wrap_openai_client("http://127.0.0.1:8080")
+        >>> wrap_openai_client("sk-123")
         Traceback (most recent call last):
-        TypeError: ...
+        TypeError: client must be an openai.OpenAI or openai.AsyncOpenAI, got 'sk-123'
     """
     # True is the default, which the configuration may override; False is explicit.
     own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}

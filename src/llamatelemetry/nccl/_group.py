@@ -78,7 +78,7 @@ class NCCLGroup:
         >>> group.close()
         >>> NCCLGroup(world_size=2)
         Traceback (most recent call last):
-        ValueError: ...
+        ValueError: rank must be set for world_size=2. Pass each process its rank, ...
     """
 
     def __init__(

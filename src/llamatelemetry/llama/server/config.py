@@ -77,10 +77,10 @@ class ServerConfig:
         ('model', False)
         >>> ServerConfig("model.gguf", port=70000)
         Traceback (most recent call last):
-        ValueError: port must be ...
+        ValueError: port must be an integer from 0 (any free port) to 65535, got 70000
         >>> ServerConfig("missing.gguf")
         Traceback (most recent call last):
-        ValueError: model_path...
+        ValueError: model_path must be an existing file, got missing.gguf
     """
 
     model_path: str | os.PathLike[str]

@@ -90,7 +90,7 @@ class RedactionSpanProcessor(RedactionProcessor, SpanProcessor):
         '[REDACTED]'
         >>> RedactionSpanProcessor(patterns=["emial"])
         Traceback (most recent call last):
-        ValueError: ...
+        ValueError: Unknown pattern 'emial'. Did you mean 'email'? ...
     """
 
     def _on_ending(self, span: Span) -> None:
