@@ -197,6 +197,9 @@ def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
         >>> graph = llamatelemetry.trace_graph()
         >>> [(edge.source, edge.target, edge.stats.count) for edge in graph.edges]
         [('service:shop', 'pipeline:answer', 1)]
+        >>> print(graph.to_mermaid())
+        flowchart LR
+        ...
     """
     setup = _setup()
     for processor in () if setup is None else setup.processors:
