@@ -10,7 +10,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+WORKFLOWS = [
+    path
+    for folder in (".github/workflows", "examples")
+    for path in sorted((ROOT / folder).rglob("*.yml"))
+]
 _PINNED = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
 

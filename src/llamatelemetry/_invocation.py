@@ -41,6 +41,16 @@ def invocation(function: Any = None, /, *, timeout_s: float = 5.0) -> Any:
 
     Raises:
         TypeError: The decorated object is not a function.
+
+    Examples:
+        >>> from llamatelemetry import invocation
+        >>> @invocation(timeout_s=2)
+        ... def handler(event, context):
+        ...     return {"statusCode": 200}
+        >>> handler({}, None)
+        {'statusCode': 200}
+        >>> with invocation():
+        ...     pass
     """
     block = Invocation(timeout_s)
     return block if function is None else block(function)

@@ -23,6 +23,12 @@ class TopologyMapper:
 
     GPUs, NVLinks, PCIe levels, peer-to-peer states and affinities come from NVML. NICs come from
     `nvidia-smi topo -m`, if that program is installed.
+
+    Examples:
+        >>> from llamatelemetry.distributed import TopologyMapper
+        >>> topology = TopologyMapper().detect()
+        >>> bool(topology.gpus) == (topology.reason is None)
+        True
     """
 
     def detect(self) -> Topology:

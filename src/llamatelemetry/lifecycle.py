@@ -73,6 +73,15 @@ def init(  # noqa: PLR0917 - the contract allows positional arguments
     Raises:
         TypeError: An option is unknown. The message names the most similar one.
         ValueError: An option has an invalid value.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> config = llamatelemetry.init("shop", exporter="none", environment="test")
+        >>> config.service_name, config.enable_metrics
+        ('shop', True)
+        >>> llamatelemetry.init(exporters="none")
+        Traceback (most recent call last):
+        TypeError: Unknown option 'exporters'. Did you mean 'exporter'?
     """
     explicit: dict[str, Any] = {
         "service_name": service_name,
@@ -106,6 +115,17 @@ def flush(timeout_s: float = 5.0) -> bool:
     Returns:
         `True` if everything was exported within `timeout_s`, and no export has failed since the
         last call.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> config = llamatelemetry.init("nightly", exporter="file", export_path="telemetry")
+        >>> @llamatelemetry.workflow
+        ... def import_documents():
+        ...     return 3
+        >>> import_documents()
+        3
+        >>> llamatelemetry.flush(timeout_s=10)
+        True
     """
     deadline = Deadline(timeout_s)
     ended = genai.flush_pending(deadline.remaining_s)
@@ -125,6 +145,14 @@ def shutdown(timeout_s: float = 5.0) -> bool:
 
     Returns:
         `True` if everything was exported and stopped within `timeout_s`.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> config = llamatelemetry.init("first", exporter="none")
+        >>> llamatelemetry.shutdown()
+        True
+        >>> llamatelemetry.init("second", exporter="none").service_name
+        'second'
     """
     deadline = Deadline(timeout_s)
     with _lock.held(), setup_in_progress():
@@ -157,6 +185,21 @@ def trace_graph(trace_id: int | str | None = None) -> TraceGraph:
     Raises:
         RuntimeError: Trace graphs are disabled.
         KeyError: The trace is not among the recent ones.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> config = llamatelemetry.init("shop", exporter="none", enable_trace_graphs=True)
+        >>> @llamatelemetry.workflow
+        ... def answer(question):
+        ...     return "42"
+        >>> answer("Why?")
+        '42'
+        >>> graph = llamatelemetry.trace_graph()
+        >>> [(edge.source, edge.target, edge.stats.count) for edge in graph.edges]
+        [('service:shop', 'pipeline:answer', 1)]
+        >>> print(graph.to_mermaid())
+        flowchart LR
+        ...
     """
     setup = _setup()
     for processor in () if setup is None else setup.processors:
@@ -174,6 +217,21 @@ def summary() -> CallsSummary:
 
     Raises:
         RuntimeError: llamatelemetry is not set up in this process.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> from openai import OpenAI
+        >>> config = llamatelemetry.init(exporter="none")
+        >>> client = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none")
+        >>> question = [{"role": "user", "content": "Say hi."}]
+        >>> for _ in range(3):
+        ...     answer = client.chat.completions.create(model="m", messages=question, max_tokens=4)
+        >>> table = llamatelemetry.summary()
+        >>> print(table)
+        Operation  Model                  Calls  Errors  Input tokens  Output tokens  ...
+        chat       SmolLM2-135M-Instruct      3       0            99             12  ...
+        >>> table.calls, table.errors
+        (3, 0)
     """
     setup = _setup()
     for processor in () if setup is None else setup.processors:

@@ -65,6 +65,12 @@ class TransformersInstrumentor(BaseInstrumentor):
         record_events: Whether to record one span event per step of a generation.
         emit_metrics: Whether to record the GenAI metrics.
         strict_operation_names: Whether to record only well-known operation names.
+
+    Examples:
+        >>> from llamatelemetry.transformers import TransformersInstrumentor
+        >>> TransformersInstrumentor().instrument()
+        >>> TransformersInstrumentor(record_events=True).instrument()  # Now with an event per step.
+        >>> TransformersInstrumentor().uninstrument()
     """
 
     _table: PatchTable | None = None

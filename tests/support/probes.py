@@ -239,7 +239,7 @@ PROBES = {
     "eventlet": _package("eventlet", "scripts/install dev"),
     "tornado": _package("tornado", "pip install tornado"),
     "graphistry": _package("graphistry", "pip install --group graphistry (350 MB)"),
-    "langchain_openai": _package("langchain_openai", "scripts/test-langchain"),
+    "langchain_openai": _package("langchain_openai", "scripts/install dev"),
 }
 
 

@@ -52,6 +52,18 @@ class BenchmarkResults(Exportable):
         runs: The runs; several for a repeated benchmark.
         slo: Latency limits in seconds, by metric name.
         warnings: Warnings about the validity of the results.
+
+    Examples:
+        >>> results = BenchmarkRunner(client, BenchmarkProfile.QUICK).run("my-model", ["Hello"])
+        >>> results.figures["e2e"].count, len(results.to_csv().splitlines()), len(results.to_dataframe())
+        (10, 11, 10)
+        >>> results.to_markdown().splitlines()[2]
+        '| Metric | Count | Mean | ...'
+        >>> path = results.save("new.json")
+        >>> comparison = results.compare(BenchmarkResults.load(path))
+        >>> page = results.to_html("report.html", comparison=comparison)
+        >>> results.to_dict()["schema"], len(results.to_json()) > 1000
+        ('llamatelemetry.bench/1', True)
     """
 
     model: str

@@ -75,9 +75,6 @@ class _ActiveBenchmark(NamedTuple):
 class BenchmarkRunner:
     """Benchmarks an inference server or engine.
 
-        runner = BenchmarkRunner(LlamaCppClient(), BenchmarkProfile.QUICK)
-        print(runner.run("my-model", ["Why is the sky blue?"]).summary())
-
     Args:
         client: `LlamaCppClient`, client of the openai library, or any inference engine.
         profile: Number of warm-up and measured requests.
@@ -96,6 +93,23 @@ class BenchmarkRunner:
     Raises:
         TypeError: The client is of an unsupported type.
         ValueError: Another argument is invalid.
+
+    Examples:
+        >>> from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+        >>> from llamatelemetry.llama import LlamaCppClient
+        >>> client = LlamaCppClient("http://127.0.0.1:8080")
+        >>> runner = BenchmarkRunner(client, BenchmarkProfile.QUICK, max_tokens=2, slo="e2e=60s")
+        >>> results = runner.run("my-model", ["Why is the sky blue?"])
+        >>> len(results.requests), results.totals.goodput.value
+        (10, 1.0)
+        >>> print(results.summary())
+        my-model: concurrency 1
+        Metric                   Count   Mean    p50       p50 95% CI ...
+        ...
+        >>> client.close()
+        >>> BenchmarkRunner(client, concurrency=0)
+        Traceback (most recent call last):
+        ValueError: concurrency must be at least 1, got 0
     """
 
     def __init__(
@@ -160,10 +174,7 @@ class BenchmarkRunner:
         """Run two benchmarks in alternation, so that drift of the machine affects both equally.
 
         The order of the runs is A B, B A, A B, and so on. A comparison of the two results then
-        compares each run with the run next to it:
-
-            candidate, baseline = new.run_interleaved(old, "my-model", prompts)
-            print(candidate.compare(baseline))
+        compares each run with the run next to it.
 
         Args:
             other: Runner of the other target, or of the same target with other settings.
@@ -177,6 +188,13 @@ class BenchmarkRunner:
 
         Raises:
             BenchmarkError: Every warm-up request to one of the targets failed.
+
+        Examples:
+            >>> new, old = (BenchmarkRunner(client, BenchmarkProfile.QUICK) for _ in range(2))
+            >>> candidate, baseline = new.run_interleaved(old, "my-model", ["Hello"], repeats=4)
+            >>> candidate.is_paired_with(baseline), len(candidate.runs)
+            (True, 4)
+            >>> comparison = candidate.compare(baseline)
         """
         if repeats < 2:
             raise ValueError(f"repeats must be at least 2, got {repeats!r}")
@@ -218,6 +236,12 @@ class BenchmarkRunner:
         Raises:
             BenchmarkError: Every warm-up request failed.
             ValueError: Neither or both of `concurrencies` and `rates` are given.
+
+        Examples:
+            >>> runner = BenchmarkRunner(client, BenchmarkProfile.QUICK)
+            >>> sweep = runner.sweep("my-model", ["Hello"], concurrencies=[1, 2])
+            >>> [(point.level, len(point.results.requests)) for point in sweep.points]
+            [(1.0, 10), (2.0, 10)]
         """
         if bool(concurrencies) == bool(rates):
             raise ValueError("a sweep needs either concurrencies or rates")

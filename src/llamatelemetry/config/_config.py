@@ -55,6 +55,27 @@ class LlamaTelemetryConfig:
 
     Raises:
         ValueError: A value is invalid.
+
+    Examples:
+        >>> from llamatelemetry import LlamaTelemetryConfig
+        >>> config = LlamaTelemetryConfig.from_env({"LLAMATELEMETRY_SAMPLE_RATE": "0.1"})
+        >>> config = config.replace(exporter="console", otlp_headers={"authorization": "Bearer abc"})
+        >>> config.option_value("sample_rate")
+        OptionValue(value=0.1, origin='LLAMATELEMETRY_SAMPLE_RATE')
+        >>> config.exporters()["traces"], config.scraped_urls()
+        (('console',), ())
+        >>> for line in config.describe().splitlines()[:7]:
+        ...     print(line)
+        option           value                                                      source
+        service_name     SDK default                                                default
+        service_version  unset                                                      default
+        environment      unset                                                      default
+        otlp_endpoint    SDK default                                                default
+        otlp_protocol    grpc when the endpoint's port is 4317, else http/protobuf  default
+        otlp_headers     ***                                                        config
+        >>> LlamaTelemetryConfig(sample_rate=2)
+        Traceback (most recent call last):
+        ValueError: sample_rate must be number from 0 to 1, got 2
     """
 
     service_name: str | None = option(

@@ -38,7 +38,15 @@ class CudaInfo:
 
 
 def detect_cuda() -> CudaInfo:
-    """Return the NVIDIA GPUs that this process can use. Never raises."""
+    """Return the NVIDIA GPUs that this process can use. Never raises.
+
+    Examples:
+        >>> from llamatelemetry import detect_cuda
+        >>> info = detect_cuda()
+        >>> names = [device.name for device in info.devices]
+        >>> info.available == bool(names)
+        True
+    """
     reader = NvmlReader()
     try:
         found = reader.open()
@@ -77,6 +85,13 @@ def require_cuda(
     Raises:
         RuntimeError: There is no such GPU. The message explains what to do.
         ValueError: `min_compute_capability` is not a version.
+
+    Examples:
+        >>> from llamatelemetry import require_cuda
+        >>> try:
+        ...     device = require_cuda(min_compute_capability="8.0")[0].name
+        ... except RuntimeError as error:
+        ...     device = "cpu"
     """
     wanted = _capability(min_compute_capability)
     info = detect_cuda()

@@ -36,10 +36,13 @@ class GpuDevice:
         index: Index of the board, in the driver's order.
         uuid: UUID of the board or the MIG instance.
         name: Product name.
+        vendor: Name of the vendor.
         memory_total_bytes: Total memory, including the driver's share.
         compute_capability: Compute capability, such as `(9, 0)`.
+        driver_version: Version of the driver, such as `570.133.20`.
         cuda_version: Newest CUDA version that the driver supports, such as `12.8`.
         pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
+        serial_number: Serial number of the board.
         firmware_version: VBIOS version of the board.
         parent_uuid: UUID of the board of a MIG instance; `None` for a board.
         gpu_instance_id: ID of the GPU instance that a MIG instance belongs to.
@@ -67,10 +70,14 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """Current state of a GPU.
+    """Current state of a GPU. A value that the device does not report is `None`.
 
-    The utilization is the fraction of time with a running kernel, 0 to 1. The memory is that of all
-    processes, and the energy counter starts when the driver is loaded.
+    Attributes:
+        utilization: Fraction of time with a running kernel, 0 to 1.
+        memory_used_bytes: Memory that all processes use.
+        power_w: Power of the board, in watts.
+        energy_j: Energy in joules since the driver was loaded.
+        temperature_c: Temperature in degrees Celsius.
     """
 
     utilization: float | None = None
@@ -86,11 +93,15 @@ class GpuDetails:
 
     Attributes:
         memory_utilization: Fraction of time with memory traffic.
-        clocks_hz: Clock rate by domain: `sm`, `memory`.
+        encoder_utilization: Fraction of the video encoder's capacity that is used.
+        decoder_utilization: Fraction of the video decoder's capacity that is used.
+        power_limit_w: Enforced limit of the power, in watts.
+        clocks_hz: Clock rate in hertz by domain: `sm`, `memory`.
         throttle_reasons: Reasons for reduced clocks; `None` if the device does not report them.
         pcie_generation: Current generation of the link, which is lower when idle.
         pcie_generation_max: Highest generation that both the GPU and the slot support.
-        pcie_width: Current number of lanes; `pcie_width_max` is as for the generation.
+        pcie_width: Current number of lanes.
+        pcie_width_max: Highest number of lanes that both the GPU and the slot support.
         io_bytes: Bytes over PCIe since the driver was loaded, by `receive` and `transmit`.
         nvlink_bytes: The same for all NVLinks.
         errors: Memory errors since the driver was loaded, by `corrected` and `uncorrected`.

@@ -45,6 +45,23 @@ class GraphistryViz:
 
     Raises:
         ValueError: The login is incomplete, or `privacy`, `protocol` or `timeout_s` is invalid.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> from llamatelemetry.distributed import TopologyMapper
+        >>> from llamatelemetry.graphistry import GraphistryViz
+        >>> config = llamatelemetry.init("shop", exporter="none", enable_trace_graphs=True)
+        >>> @llamatelemetry.workflow
+        ... def answer():
+        ...     return "42"
+        >>> text = answer()
+        >>> viz = GraphistryViz(auto_register=False, output_dir="graphs")
+        >>> viz.plot_trace_graph(llamatelemetry.trace_graph())
+        'graphs/...html'
+        >>> path = viz.plot_topology(TopologyMapper().detect())
+        >>> path = viz.plot_pipeline_graph("model.gguf", "llama.cpp", ["T4", "T4"], tensor_split=(3, 1))
+        >>> viz.register()  # There are no credentials.
+        False
     """
 
     def __init__(

@@ -23,6 +23,17 @@ def create_engine(backend: str, **options: Any) -> InferenceEngine:
     Raises:
         ValueError: The backend is unknown.
         ImportError: A package that the backend needs is not installed.
+
+    Examples:
+        >>> from llamatelemetry.inference import create_engine
+        >>> engine = create_engine("llama.cpp", base_url="http://127.0.0.1:8080")
+        >>> text = engine.generate("The moon is", max_tokens=4, temperature=0)
+        >>> engine.model_name
+        'SmolLM2-135M-Instruct'
+        >>> engine.close()
+        >>> create_engine("paper")
+        Traceback (most recent call last):
+        ValueError: backend must be 'llama.cpp' or 'transformers', got 'paper'
     """
     if normalize_provider(backend) == PROVIDER_LLAMA_CPP:
         from llamatelemetry.llama import LlamaCppClient
@@ -49,6 +60,20 @@ def traced_engine(engine: InferenceEngine, *, provider: str | None = None) -> In
 
     Raises:
         TypeError: The object lacks a part of the interface.
+
+    Examples:
+        >>> from llamatelemetry.inference import traced_engine
+        >>> class Echo:
+        ...     model_name = "echo-1"
+        ...     def generate(self, prompt, max_tokens=256, temperature=0.7):
+        ...         return prompt
+        ...     def chat(self, messages, max_tokens=256, temperature=0.7):
+        ...         message = {"role": "assistant", "content": messages[-1]["content"]}
+        ...         usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        ...         return {"choices": [{"message": message}], "usage": usage}
+        >>> engine = traced_engine(Echo(), provider="echo")
+        >>> engine.generate("Hello")  # One span: text_completion echo-1
+        'Hello'
     """
     missing = [name for name in ("generate", "chat", "model_name") if not hasattr(engine, name)]
     if missing:

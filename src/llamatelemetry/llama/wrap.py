@@ -26,6 +26,18 @@ def wrap_openai_client(client: ClientT, strict_operation_names: bool = True) -> 
     Raises:
         ImportError: `llamatelemetry-instrumentation-openai` is not installed.
         TypeError: The object is not a client of the openai library.
+
+    Examples:
+        >>> from llamatelemetry.llama import wrap_openai_client
+        >>> from openai import OpenAI
+        >>> client = wrap_openai_client(OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none"))
+        >>> question = [{"role": "user", "content": "Say hi."}]
+        >>> answer = client.chat.completions.create(model="m", messages=question, max_tokens=4)
+        >>> answer.usage.completion_tokens  # The span of the call has it, too.
+        4
+        >>> wrap_openai_client("sk-123")
+        Traceback (most recent call last):
+        TypeError: client must be an openai.OpenAI or openai.AsyncOpenAI, got 'sk-123'
     """
     # True is the default, which the configuration may override; False is explicit.
     own: dict[str, Any] = {} if strict_operation_names else {"strict_operation_names": False}
@@ -40,6 +52,13 @@ def unwrap_openai_client(client: ClientT) -> ClientT:
 
     Raises:
         ImportError: `llamatelemetry-instrumentation-openai` is not installed.
+
+    Examples:
+        >>> from llamatelemetry.llama import unwrap_openai_client, wrap_openai_client
+        >>> from openai import OpenAI
+        >>> client = wrap_openai_client(OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="none"))
+        >>> unwrap_openai_client(client) is client
+        True
     """
     _plugin().uninstrument_client(client)
     return client

@@ -20,7 +20,10 @@ class CollectiveError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class CollectiveResults:
-    """One timed collective, by the formulas of nccl-tests. The same on every rank.
+    """One timed collective. It is the same on every rank.
+
+    The bandwidths follow the definitions of
+    [nccl-tests](https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md).
 
     Attributes:
         operation: `all_reduce`.

@@ -65,6 +65,20 @@ class NCCLGroup:
 
     Raises:
         ValueError: An option is invalid, or there are several ranks and that of this process is unknown.
+
+    Examples:
+        >>> from llamatelemetry.nccl import NCCLGroup
+        >>> with NCCLGroup(world_size=1, backend="gloo") as group:
+        ...     results = group.check(size_bytes=1024, iterations=2)
+        >>> results.operation, results.world_size, results.busbw
+        ('all_reduce', 1, None)
+        >>> results.to_dict()["size_bytes"]
+        1024
+        >>> group = NCCLGroup(world_size=1, backend="gloo").init_process_group()
+        >>> group.close()
+        >>> NCCLGroup(world_size=2)
+        Traceback (most recent call last):
+        ValueError: rank must be set for world_size=2. Pass each process its rank, ...
     """
 
     def __init__(

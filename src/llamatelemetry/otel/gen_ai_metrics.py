@@ -30,8 +30,14 @@ class GenAIMetrics:
 
     An instrumentation that has the attributes of a call records the measurements that `client`
     returns for it, and to the `server_*` histograms. An application calls the `record_*`
-    methods. Their `attributes` are short names of `llamatelemetry.semconv.attribute_name`, such
-    as `server_address="127.0.0.1"` or `error_type="timeout"`, or full names.
+    methods. All of them take the same description of the call:
+
+    | Argument | Attribute |
+    |---|---|
+    | `gen_ai_system` | `gen_ai.provider.name`, such as `llama_cpp` |
+    | `operation` | `gen_ai.operation.name`, such as `chat` |
+    | `model` | `gen_ai.request.model` |
+    | `**attributes` | full names, or short ones as for `llamatelemetry.semconv.attribute_name` |
 
     Args:
         meter: Meter that creates the instruments.
@@ -39,6 +45,27 @@ class GenAIMetrics:
 
     Raises:
         ValueError: The names are unknown.
+
+    Examples:
+        >>> from opentelemetry.sdk.metrics import MeterProvider
+        >>> from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        >>> from llamatelemetry.otel import GenAIMetrics
+        >>> reader = InMemoryMetricReader()
+        >>> metrics = GenAIMetrics(MeterProvider([reader]).get_meter("my-engine"))
+        >>> call = {"gen_ai_system": "my-engine", "operation": "chat", "model": "tiny"}
+        >>> metrics.record_token_usage(input_tokens=12, output_tokens=3, **call)
+        >>> metrics.record_operation_duration(0.31, server_address="127.0.0.1", **call)
+        >>> metrics.record_server_duration(0.3, **call)
+        >>> metrics.record_ttft(0.1, **call)
+        >>> metrics.record_tpot(0.1, **call)
+        >>> recorded = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+        >>> for metric in recorded:
+        ...     print(metric.name, metric.unit)
+        gen_ai.client.token.usage {token}
+        gen_ai.client.operation.duration s
+        gen_ai.server.request.duration s
+        gen_ai.server.time_to_first_token s
+        gen_ai.server.time_per_output_token s
     """
 
     def __init__(self, meter: Meter, *, names: MetricNames | str = "v1.41") -> None:

@@ -53,6 +53,23 @@ def workflow(target: Any = None, /, **attributes: Any) -> Any:
 
     Raises:
         TypeError: The decorated object is not a function.
+
+    Examples:
+        >>> import asyncio
+        >>> from llamatelemetry import workflow
+        >>> @workflow(name="answer", team="a")
+        ... async def answer(question):
+        ...     for word in ("It", "depends."):
+        ...         yield word
+        >>> async def main():
+        ...     return [word async for word in answer("Why?")]
+        >>> asyncio.run(main())
+        ['It', 'depends.']
+        >>> @workflow
+        ... class Answer:
+        ...     pass
+        Traceback (most recent call last):
+        TypeError: A decorated object must be a function or a method, got ...
     """
     return _decorated(WORKFLOW, target, attributes)
 
@@ -66,6 +83,14 @@ def task(target: Any = None, /, **attributes: Any) -> Any:
 
     Accepts the arguments of `workflow`. The conventions have no operation name for a task, so
     its name is also in the attribute `llamatelemetry.task`.
+
+    Examples:
+        >>> from llamatelemetry import task
+        >>> @task("summarize", style="short")
+        ... def summary(documents):
+        ...     return documents[0]
+        >>> summary(["Llamas hum."])
+        'Llamas hum.'
     """
     return _decorated(TASK, target, attributes)
 
@@ -79,6 +104,15 @@ def tool(target: Any = None, /, **attributes: Any) -> Any:
 
     Accepts the arguments of `workflow`. The first line of the docstring becomes the description
     of the tool. Its arguments and result are recorded only if content is captured on spans.
+
+    Examples:
+        >>> from llamatelemetry import tool
+        >>> @tool
+        ... def search(query):
+        ...     '''Find documents.'''
+        ...     return [query.upper()]
+        >>> search("llamas")
+        ['LLAMAS']
     """
     return _decorated(TOOL, target, attributes)
 
@@ -92,6 +126,12 @@ def agent(target: Any = None, /, **attributes: Any) -> Any:
 
     Accepts the arguments of `workflow`. Its metrics are the duration, the number of inference
     calls and the number of tool calls.
+
+    Examples:
+        >>> from llamatelemetry.pipeline import agent
+        >>> @agent("librarian")
+        ... async def find(question):
+        ...     return "page 7"
     """
     return _decorated(AGENT, target, attributes)
 
@@ -167,6 +207,19 @@ class PipelineTracer:
             process; `None` for that of the resource only.
         tracer_provider: Tracer provider; the global one if `None`.
         meter_provider: Meter provider; the global one if `None`.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> from llamatelemetry.pipeline import PipelineTracer
+        >>> config = llamatelemetry.init("shop", exporter="none", enable_trace_graphs=True)
+        >>> tracer = PipelineTracer()
+        >>> with tracer.pipeline("rag", tier="gold"):
+        ...     with tracer.stage("retrieve") as stage:
+        ...         stage.set_attribute("top_k", 5)
+        ...     with tracer.agent("writer"), tracer.tool("search"):
+        ...         pass
+        >>> [node.id for node in llamatelemetry.trace_graph().nodes]
+        ['stage:retrieve', ...]
     """
 
     def __init__(

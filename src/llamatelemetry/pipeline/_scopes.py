@@ -103,6 +103,11 @@ def session(session_id: str, user_id: str | None = None, *, baggage: bool = Fals
 
     Raises:
         ValueError: `session_id` is empty.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> with llamatelemetry.session("thread-42", user_id="ada"):
+        ...     pass  # Spans that start here have gen_ai.conversation.id and user.id.
     """
     if not session_id:
         raise ValueError(f"session_id must be text such as 'thread-42', got {session_id!r}")
@@ -123,6 +128,18 @@ def suppress() -> Scope[None]:
     In the `with` or `async with` block, neither llamatelemetry nor any OpenTelemetry
     instrumentation records calls, metrics or spans. A span that the application starts gets an
     unsampled parent, so a parent-based sampler drops it.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> config = llamatelemetry.init("shop", exporter="none", enable_trace_graphs=True)
+        >>> @llamatelemetry.task
+        ... def check_health():
+        ...     return "ok"
+        >>> with llamatelemetry.suppress():
+        ...     check_health()
+        'ok'
+        >>> llamatelemetry.trace_graph().nodes
+        []
     """
 
     def enter() -> tuple[Context, None]:

@@ -58,6 +58,14 @@ def set_gen_ai_attrs(
 
     Returns:
         A dictionary for `span.set_attributes`.
+
+    Examples:
+        >>> from llamatelemetry.semconv import set_gen_ai_attrs
+        >>> set_gen_ai_attrs(system="llama.cpp", operation="chat", input_tokens=12)
+        {'gen_ai.provider.name': 'llama_cpp', 'gen_ai.operation.name': 'chat',
+        'gen_ai.usage.input_tokens': 12}
+        >>> set_gen_ai_attrs(error_type="timeout", **{"app.tier": "gold"})
+        {'error.type': 'timeout', 'app.tier': 'gold'}
     """
     values: dict[str, AttributeValue | None] = {
         _names.GEN_AI_PROVIDER_NAME: None if system is None else normalize_provider(system),

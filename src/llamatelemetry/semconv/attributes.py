@@ -214,5 +214,10 @@ def attribute_name(short: str) -> str:
     | `error_type` | `error.type` |
     | `queue_duration` | `llamatelemetry.queue_duration` |
     | `team` | `team` |
+
+    Examples:
+        >>> from llamatelemetry.semconv import attribute_name
+        >>> attribute_name("response_id"), attribute_name("team")
+        ('gen_ai.response.id', 'team')
     """
     return _BY_SHORT_NAME.get(short, short)

@@ -95,6 +95,16 @@ def normalize_operation(name: str, strict: bool = False) -> str:
 
     Raises:
         ValueError: `strict` is set and the name is unknown.
+
+    Examples:
+        >>> from llamatelemetry.semconv import normalize_operation
+        >>> normalize_operation("Completion"), normalize_operation("embed")
+        ('text_completion', 'embeddings')
+        >>> normalize_operation("summarize")
+        'text_completion'
+        >>> normalize_operation("summarize", strict=True)
+        Traceback (most recent call last):
+        ValueError: GenAI operation must be one of chat, ..., got 'summarize'
     """
     key = name.strip().lower()
     known = _ALIASES.get(key, key)
@@ -115,6 +125,12 @@ def operation_of_task(task: str, strict: bool = True) -> str | None:
 
 
 def normalize_provider(name: str) -> str:
-    """Return the canonical spelling of a provider: `llamacpp` and `llama.cpp` are `llama_cpp`."""
+    """Return the canonical spelling of a provider: `llamacpp` and `llama.cpp` are `llama_cpp`.
+
+    Examples:
+        >>> from llamatelemetry.semconv import normalize_provider
+        >>> normalize_provider("llama.cpp"), normalize_provider("openai")
+        ('llama_cpp', 'openai')
+    """
     key = name.strip()
     return _PROVIDER_ALIASES.get(key.lower(), key)

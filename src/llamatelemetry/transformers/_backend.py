@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TransformersBackend:
-    """Inference engine for a Transformers model in this process.
+    r"""Inference engine for a Transformers model in this process.
 
     It satisfies `llamatelemetry.inference.InferenceEngine`. Each call is one span with token counts
     and phases, with or without the plugin for transformers. With the plugin, the span also describes
@@ -38,6 +38,20 @@ class TransformersBackend:
     Raises:
         ImportError: transformers or torch is not installed, or `gguf` for a GGUF file.
         FileNotFoundError: The GGUF file does not exist.
+
+    Examples:
+        >>> from llamatelemetry.transformers import TransformersBackend
+        >>> engine = TransformersBackend("tiny-llama", device="cpu", stop_sequences=["\n"])
+        >>> engine.model_name, str(engine.device)
+        ('tiny-llama', 'cpu')
+        >>> text = engine.generate("The moon is", max_tokens=4, temperature=0)
+        >>> len(engine.generate_many(["The moon is", "The sun is"], max_tokens=4))
+        2
+        >>> response = engine.chat([{"role": "user", "content": "Hello"}], max_tokens=4)
+        >>> response["usage"]["completion_tokens"]
+        4
+        >>> [len(vector) for vector in engine.embed(["the sun", "the moon"])]
+        [32, 32]
     """
 
     records_its_calls = True

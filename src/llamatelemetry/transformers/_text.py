@@ -101,6 +101,15 @@ class TextStream:
 
     Closing or deleting it stops the model at its next token. The call is recorded until the model
     stops, even if the stream is not read.
+
+    Examples:
+        >>> from llamatelemetry.transformers import TransformersBackend
+        >>> engine = TransformersBackend("tiny-llama", device="cpu")
+        >>> with engine.stream("Once upon a time", max_tokens=8) as stream:
+        ...     text = "".join(stream)
+        >>> stream = engine.stream([{"role": "user", "content": "Hello"}])
+        >>> first = next(stream)
+        >>> stream.close()
     """
 
     def __init__(

@@ -47,7 +47,8 @@ class MetricComparison:
         baseline: Median of the baseline, in seconds.
         candidate: Median of the candidate, in seconds.
         ratio: Candidate divided by baseline, with a 95% interval.
-        p_value: p-value of the significance test.
+        p_value: p-value of the Mann-Whitney test of the requests; of Welch's test of the runs, or of
+            the paired t-test of interleaved runs, if both benchmarks have several.
         p_adjusted: p-value after Holm's correction for the number of compared metrics.
         superiority: Probability that a value of the candidate is larger; 0.5 means no difference.
         detectable: Smallest slowdown, as a fraction, that is detected with a power of 80%.
@@ -80,6 +81,19 @@ class Comparison(Printable):
         min_effect: Smallest relevant difference, as a fraction.
         success: Success rates of the baseline and of the candidate.
         success_p: p-value of the difference of the success rates.
+
+    Examples:
+        >>> results = BenchmarkRunner(client, BenchmarkProfile.QUICK).run("my-model", ["Hello"])
+        >>> comparison = results.compare(results)
+        >>> [(metric.name, metric.ratio.value) for metric in comparison.metrics]
+        [('e2e', 1.0)]
+        >>> comparison.is_worse, comparison.fails_more, comparison.exit_code
+        (False, False, 0)
+        >>> print(comparison)
+        Candidate compared with baseline (medians)
+        ...
+        >>> comparison.to_dict()["min_effect"]
+        0.05
     """
 
     metrics: tuple[MetricComparison, ...]

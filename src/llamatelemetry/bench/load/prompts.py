@@ -39,6 +39,12 @@ class Conversation:
     Attributes:
         turns: Messages of each turn.
         max_tokens: Maximum number of output tokens per response; the runner's value if `None`.
+
+    Examples:
+        >>> from llamatelemetry.bench import Conversation
+        >>> conversation = Conversation.of_texts("Name a color.", "Another one.", max_tokens=8)
+        >>> conversation.turns[1]
+        ({'role': 'user', 'content': 'Another one.'},)
     """
 
     turns: tuple[tuple[Message, ...], ...]
@@ -46,7 +52,12 @@ class Conversation:
 
     @classmethod
     def of_texts(cls, *texts: str, max_tokens: int | None = None) -> Conversation:
-        """Create a conversation from user messages: `Conversation.of_texts("Hello", "Why?")`."""
+        """Create a conversation from the texts of the user, one for each turn.
+
+        Args:
+            *texts: Text of each turn.
+            max_tokens: Maximum number of output tokens per response; the runner's value if `None`.
+        """
         turns = tuple(({"role": "user", "content": text},) for text in texts)
         return cls(turns, max_tokens)
 
@@ -102,7 +113,7 @@ def rotate(conversations: Sequence[Conversation], requests: int) -> Iterator[tup
 
 
 def load_prompts(path: str | Path, *, multi_turn: bool = False) -> list[Conversation]:
-    """Read prompts from a JSON, JSON Lines or text file.
+    r"""Read prompts from a JSON, JSON Lines or text file.
 
     | Content of the file, or of each line of a `.jsonl` file | Result                       |
     |----------------------------------------------------------|------------------------------|
@@ -119,6 +130,13 @@ def load_prompts(path: str | Path, *, multi_turn: bool = False) -> list[Conversa
     Raises:
         OSError: The file cannot be read.
         ValueError: The file contains no prompts.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from llamatelemetry.bench import load_prompts
+        >>> number = Path("prompts.jsonl").write_text('{"prompt": "Hello", "max_tokens": 8}\n"Why?"\n')
+        >>> [(each.turns[0][0]["content"], each.max_tokens) for each in load_prompts("prompts.jsonl")]
+        [('Hello', 8), ('Why?', None)]
     """
     text = Path(path).read_text(encoding="utf-8")
     found = [each for item in _items(text) if (each := _parse_item(item, multi_turn)) is not None]
@@ -230,6 +248,12 @@ def synthetic_prompts(
 
     Raises:
         ValueError: The chat template alone is longer, or the exact length cannot be reached.
+
+    Examples:
+        >>> from llamatelemetry.bench import synthetic_prompts
+        >>> prompts = synthetic_prompts(lambda text: len(text.split()), count=3, input_tokens=16)
+        >>> [len(prompt.split()) for prompt in prompts]
+        [16, 16, 16]
     """
     if count < 1 or input_tokens < 1:
         raise ValueError(

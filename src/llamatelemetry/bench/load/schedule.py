@@ -20,6 +20,11 @@ class BenchmarkProfile(Enum):
     | `QUICK`    |       2 |       10 | a smoke test, medians                            |
     | `STANDARD` |      10 |       50 | medians and p90                                  |
     | `THOROUGH` |      20 |      200 | p95, and detecting a difference of about 10%     |
+
+    Examples:
+        >>> from llamatelemetry.bench import BenchmarkProfile
+        >>> BenchmarkProfile.STANDARD.warmup, BenchmarkProfile["QUICK"].runs
+        (10, 10)
     """
 
     QUICK = (2, 10)
@@ -39,7 +44,13 @@ class BenchmarkProfile(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """Rate in requests per second that changes linearly over a run, as in `rate=Ramp(1, 8)`."""
+    """Rate in requests per second that changes linearly over a run, as in `rate=Ramp(1, 8)`.
+
+    Examples:
+        >>> from llamatelemetry.bench import Ramp
+        >>> Ramp(1, 8)
+        Ramp(start=1, stop=8)
+    """
 
     start: float
     stop: float

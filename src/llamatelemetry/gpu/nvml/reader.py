@@ -40,7 +40,20 @@ class _Handles:
 
 
 class NvmlReader:
-    """Reader of NVIDIA GPUs. See `GpuReader`."""
+    """Reader of NVIDIA GPUs. See `GpuReader`.
+
+    Examples:
+        >>> from llamatelemetry.gpu import GpuUnavailableError, NvmlReader
+        >>> reader = NvmlReader()
+        >>> try:
+        ...     devices = reader.open()
+        ... except GpuUnavailableError as error:
+        ...     devices, reason = (), str(error)  # Such as: libnvidia-ml.so.1 not found
+        >>> power_w = [reader.state(device).power_w for device in devices]
+        >>> links = [reader.details(device).pcie_width for device in devices]
+        >>> memory_bytes = [reader.processes(device) for device in devices]
+        >>> reader.close()
+    """
 
     def __init__(self) -> None:
         self._nvml = NvmlSession()

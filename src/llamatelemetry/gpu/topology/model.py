@@ -26,6 +26,8 @@ class TopologyGpu:
 
     Attributes:
         index: Index in the driver's order, as in `nvidia-smi`.
+        uuid: UUID of the board.
+        name: Product name.
         pci_bus_id: PCI bus ID, such as `00000000:1B:00.0`.
         cpu_affinity: Nearest CPUs, such as `0-55,112-167`.
         numa_affinity: NUMA nodes with the nearest memory, such as `0-1`.
@@ -50,7 +52,12 @@ class TopologyGpu:
 
 @dataclass(frozen=True, slots=True)
 class TopologyNic:
-    """A network adapter listed by `nvidia-smi topo -m`, such as `NIC0` with the name `mlx5_0`."""
+    """A network adapter listed by `nvidia-smi topo -m`.
+
+    Attributes:
+        label: Label in the matrix, such as `NIC0`.
+        name: Name of the device, such as `mlx5_0`.
+    """
 
     label: str
     name: str
@@ -91,6 +98,19 @@ class Topology:
         nics: Network adapters listed by `nvidia-smi topo -m`.
         between: Connections by the labels of two devices, in the order of the matrix.
         reason: Why there are no GPUs; `None` if there are.
+
+    Examples:
+        >>> from llamatelemetry.distributed import Links, Topology, TopologyGpu
+        >>> gpus = (TopologyGpu(0, "GPU-a", numa_affinity="0"), TopologyGpu(1, "GPU-b"))
+        >>> topology = Topology(gpus, between={("GPU0", "GPU1"): Links(nvlinks=4)})
+        >>> topology.links(0, 1).label
+        'NV4'
+        >>> for row in topology.labels:
+        ...     print(row, *(topology.cell(row, column) for column in topology.labels))
+        GPU0 X NV4
+        GPU1 NV4 X
+        >>> len(topology.to_dict()["gpus"]), topology.to_dataframe().shape
+        (2, (2, 5))
     """
 
     gpus: tuple[TopologyGpu, ...] = ()

@@ -168,15 +168,10 @@ class _Client(Generic[ResponseT, StreamT]):
 
 
 class LlamaCppClient(_Client[ChatResponse, ChatStream]):
-    """A client of one llama.cpp server.
+    r"""A client of one llama.cpp server.
 
     Each method raises `LlamaServerError` if the server responds with an error, and
     `ServerLoadingError` if it is still loading its model after `load_wait_s`.
-
-    Example:
-        with LlamaCppClient("http://127.0.0.1:8080") as client:
-            response = client.chat([{"role": "user", "content": "Hello"}])
-            print(response.choices[0].message.content)
 
     Args:
         base_url: Base URL of the server, with or without `/v1`.
@@ -185,6 +180,36 @@ class LlamaCppClient(_Client[ChatResponse, ChatStream]):
         timeout_s: Read timeout: maximum time in seconds until the next byte of a response.
         load_wait_s: How many seconds to retry while the server loads its model.
         strict_operation_names: Whether to record only well-known operation names.
+
+    Examples:
+        >>> from llamatelemetry.llama import LlamaCppClient
+        >>> client = LlamaCppClient("http://127.0.0.1:8080")
+        >>> client.wait_until_ready(timeout_s=60)
+        >>> question = [{"role": "user", "content": "Name a color."}]
+        >>> response = client.chat(question, max_tokens=4, temperature=0)
+        >>> response.choices[0].finish_reason, response.usage.completion_tokens
+        ('length', 4)
+        >>> for chunk in client.chat(question, max_tokens=4, stream=True):
+        ...     text = chunk.choices[0].delta.content or ""
+        >>> text = client.generate("The moon is", max_tokens=4, stop_sequences=["."])
+        >>> client.complete("The moon is", n_predict=4).tokens_predicted
+        4
+        >>> client.detokenize(client.tokenize("Hello"))
+        'Hello'
+        >>> client.apply_template(question)
+        '<|im_start|>...Name a color.<|im_end|>\n<|im_start|>assistant\n'
+        >>> [len(each.embedding) for each in client.embed(["the sun", "the moon"]).data]
+        [576, 576]
+        >>> client.health(), client.models().data[0].id
+        ({'status': 'ok'}, 'SmolLM2-135M-Instruct')
+        >>> len(client.slots()), client.props().total_slots
+        (2, 2)
+        >>> client.metrics()["tokens_predicted_total"] > 0
+        True
+        >>> client.rerank("moon", ["the sun"])
+        Traceback (most recent call last):
+        llamatelemetry.llama.client.errors.LlamaServerError: HTTP 501 not_supported_error: ...
+        >>> client.close()
     """
 
     _open_with = staticmethod(_open)
@@ -227,11 +252,20 @@ class AsyncLlamaCppClient(
 ):
     """The asynchronous version of `LlamaCppClient`: its methods are coroutines.
 
-    Example:
-        async with AsyncLlamaCppClient("http://127.0.0.1:8080") as client:
-            response = await client.chat([{"role": "user", "content": "Hello"}])
-            async for chunk in await client.chat(messages, stream=True):
-                print(chunk.choices[0].delta.content or "", end="")
+    Examples:
+        >>> import asyncio
+        >>> from llamatelemetry.llama import AsyncLlamaCppClient, LlamaCppClient
+        >>> async def main():
+        ...     async with AsyncLlamaCppClient("http://127.0.0.1:8080") as client:
+        ...         messages = [{"role": "user", "content": "Name a color."}]
+        ...         response = await client.chat(messages, max_tokens=4)
+        ...         async for chunk in await client.chat(messages, max_tokens=4, stream=True):
+        ...             text = chunk.choices[0].delta.content or ""
+        ...         return response.usage.completion_tokens
+        >>> asyncio.run(main())
+        4
+        >>> LlamaCppClient("http://127.0.0.1:8080").as_async()
+        AsyncLlamaCppClient('http://127.0.0.1:8080')
     """
 
     _open_with = staticmethod(_open_async)

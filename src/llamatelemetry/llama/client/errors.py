@@ -29,6 +29,15 @@ class LlamaServerError(Exception):
         n_prompt_tokens: Length of a prompt that exceeds the context, else `None`.
         n_ctx: Context size if the prompt exceeds it, else `None`.
         body: JSON of the response; empty if it is not JSON.
+
+    Examples:
+        >>> from llamatelemetry.llama import LlamaCppClient, LlamaServerError
+        >>> with LlamaCppClient("http://127.0.0.1:8080") as client:
+        ...     try:
+        ...         client.chat([{"role": "user", "content": "word " * 2000}])
+        ...     except LlamaServerError as error:
+        ...         print(error.status, error.type, error.n_prompt_tokens > error.n_ctx)
+        400 exceed_context_size_error True
     """
 
     def __init__(self, status: int, type: str, message: str) -> None:  # noqa: A002 - public API

@@ -26,6 +26,19 @@ class ChatResponse(dict[str, Any]):
     | `response.items` | the method of `dict`: methods take precedence |
     | `chunk.choices[0].delta.content` | `None` if missing, as for `usage`, `timings`, `tool_calls`, ... |
     | `response.nonsense` | `AttributeError` |
+
+    Examples:
+        >>> from llamatelemetry.llama import ChatResponse
+        >>> response = ChatResponse({"choices": [{"message": {"content": "Hi"}}], "n": 1})
+        >>> response.choices[0].message.content
+        'Hi'
+        >>> response["choices"][0]["message"]
+        {'content': 'Hi'}
+        >>> response.usage is None
+        True
+        >>> response.copy().choice
+        Traceback (most recent call last):
+        AttributeError: the server's response has no 'choice' here; available: choices, n
     """
 
     __slots__ = ()

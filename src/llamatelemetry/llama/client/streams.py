@@ -61,6 +61,16 @@ class ChatStream:
     """Iterator over the chunks of a response, and context manager that closes the stream.
 
     Close a stream that you do not read to its end: the server then stops generating.
+
+    Examples:
+        >>> from llamatelemetry.llama import LlamaCppClient
+        >>> messages = [{"role": "user", "content": "Count to a hundred."}]
+        >>> with LlamaCppClient("http://127.0.0.1:8080") as client:
+        ...     with client.chat(messages, stream=True) as stream:
+        ...         first = next(stream)
+        ...     stream.close()  # Does nothing more: the block has closed it.
+        >>> first.choices[0].delta.role
+        'assistant'
     """
 
     def __init__(self, response: Any, observer: StreamObserver | None) -> None:

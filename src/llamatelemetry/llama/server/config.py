@@ -69,6 +69,18 @@ class ServerConfig:
 
     Raises:
         ValueError: A field has an invalid value; the message names the field.
+
+    Examples:
+        >>> from llamatelemetry import ServerConfig
+        >>> config = ServerConfig("model.gguf", port=0, n_ctx=8192, n_parallel=4, tensor_split=(3, 1))
+        >>> config.model_name, config.is_router
+        ('model', False)
+        >>> ServerConfig("model.gguf", port=70000)
+        Traceback (most recent call last):
+        ValueError: port must be an integer from 0 (any free port) to 65535, got 70000
+        >>> ServerConfig("missing.gguf")
+        Traceback (most recent call last):
+        ValueError: model_path must be an existing file, got missing.gguf
     """
 
     model_path: str | os.PathLike[str]

@@ -40,6 +40,16 @@ class ServerManagerError(RuntimeError):
         log_lines: The last lines that the server logged.
         exit_code: Exit status of the server, negative for a signal; `None` if it did not exit by
             itself.
+
+    Examples:
+        >>> from llamatelemetry import ServerConfig, ServerManager
+        >>> from llamatelemetry.llama import ServerManagerError
+        >>> server = ServerManager(ServerConfig("model.gguf", port=0), binary="/missing/llama-server")
+        >>> try:
+        ...     server.start()
+        ... except ServerManagerError as error:
+        ...     print(type(error).__name__)
+        ServerNotFoundError
     """
 
     def __init__(

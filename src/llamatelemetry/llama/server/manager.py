@@ -50,13 +50,18 @@ class ServerManager:
     them. Its log is always read. A watchdog process ends the server when this process ends, SIGKILL
     included.
 
-    Example:
-        with ServerManager(ServerConfig("model.gguf", port=0)) as server:
-            print(server.url, server.pid)
-
     Args:
         config: Options of the server.
         binary: Path of the llama-server program; `"embedded"` selects the server inside xllamacpp.
+
+    Examples:
+        >>> from llamatelemetry import ServerConfig, ServerManager
+        >>> config = ServerConfig("model.gguf", port=0, n_ctx=512, threads=1)
+        >>> with ServerManager(config, binary="embedded") as server:
+        ...     print(server.is_healthy(), server.url, len(server.logs(5)))
+        True http://127.0.0.1:... 5
+        >>> server.log_to("server.log")
+        >>> server.start().restart().stop()
     """
 
     def __init__(

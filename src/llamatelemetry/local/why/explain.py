@@ -42,6 +42,23 @@ def why(path: Path | str | None = None) -> Explanation:
         FileNotFoundError: The path does not exist, or the directory has no recording.
         StoreError: The path is an SQLite file, but not a database of this version.
         ValueError: The path is another kind of file.
+
+    Examples:
+        >>> import llamatelemetry
+        >>> from llamatelemetry.llama import LlamaCppClient
+        >>> config = llamatelemetry.init(exporter="file", export_path="telemetry", diagnostics=True)
+        >>> with LlamaCppClient("http://127.0.0.1:8080") as client:
+        ...     response = client.chat([{"role": "user", "content": "Say hi."}], max_tokens=4)
+        >>> llamatelemetry.flush(timeout_s=10)
+        True
+        >>> explanation = llamatelemetry.why("telemetry")
+        >>> [(call.operation, call.output_tokens) for call in explanation.calls]
+        [('chat', 4)]
+        >>> explanation.totals["decode"] > 0
+        True
+        >>> print(explanation)
+        1 call explained; ... s in calls
+        ...
     """
     return explain(read_recorded(latest_run() if path is None else path))
 

@@ -37,6 +37,18 @@ class RedactionLogProcessor(RedactionProcessor, LogRecordProcessor):
 
     Bodies of GenAI events and debug messages of HTTP and model libraries are content and are
     redacted as a whole. In other messages of the application, only matches of the patterns are.
+
+    Examples:
+        >>> from opentelemetry.sdk._logs import LoggerProvider
+        >>> from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
+        >>> from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+        >>> from llamatelemetry.otel import RedactionLogProcessor
+        >>> exporter, provider = InMemoryLogRecordExporter(), LoggerProvider()
+        >>> provider.add_log_record_processor(RedactionLogProcessor(patterns=["email"]))
+        >>> provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+        >>> provider.get_logger("shop").emit(body="mail to ada@example.com")
+        >>> exporter.get_finished_logs()[0].log_record.body
+        'mail to [REDACTED]'
     """
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:

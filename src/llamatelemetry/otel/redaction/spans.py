@@ -75,6 +75,22 @@ class RedactionSpanProcessor(RedactionProcessor, SpanProcessor):
     Raises:
         ValueError: A pattern is invalid.
         ImportError: A regular expression was given, and the package `regex` is missing.
+
+    Examples:
+        >>> from opentelemetry.sdk.trace import TracerProvider
+        >>> from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        >>> from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        >>> from llamatelemetry.otel import RedactionSpanProcessor
+        >>> exporter, provider = InMemorySpanExporter(), TracerProvider()
+        >>> provider.add_span_processor(RedactionSpanProcessor(patterns=["email"]))
+        >>> provider.add_span_processor(SimpleSpanProcessor(exporter))
+        >>> with provider.get_tracer("shop").start_as_current_span("order") as span:
+        ...     span.set_attribute("customer", "ada@example.com")
+        >>> exporter.get_finished_spans()[0].attributes["customer"]
+        '[REDACTED]'
+        >>> RedactionSpanProcessor(patterns=["emial"])
+        Traceback (most recent call last):
+        ValueError: Unknown pattern 'emial'. Did you mean 'email'? ...
     """
 
     def _on_ending(self, span: Span) -> None:
