@@ -23,8 +23,8 @@ from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ("docs/get-started/quick-start.md", "docs/get-started/golden-path.md")
-# The port of the server in the guides. Each run gets a free one instead.
-_PORT = "8080"
+# Ports of the guides. Each run gets free ones instead.
+_PORTS = ("8080", "9464")
 _SHELLS = frozenset({"sh", "bash"})
 _SKIP = re.compile(r"<!-- test: skip \(.+\) -->")
 _MARK = "@@@ block "
@@ -69,8 +69,8 @@ def run_guide(page: str, folder: Path, *, timeout_s: float = 300.0) -> dict[int,
         AssertionError: A command failed; the message has the output.
     """
     blocks = read_blocks((ROOT / page).read_text(encoding="utf-8"))
-    port = str(free_port())
-    script = "\n".join(_commands(blocks, folder, port))
+    ports = {shown: str(free_port()) for shown in _PORTS}
+    script = "\n".join(_commands(blocks, folder, ports))
     with subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
@@ -88,15 +88,18 @@ def run_guide(page: str, folder: Path, *, timeout_s: float = 300.0) -> dict[int,
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, f"{page}\n{output}"
-    shown = output.replace(port, _PORT).replace(f"{folder}/", "")
-    parts = shown.split(_MARK)[1:]
+    for shown, port in ports.items():
+        output = output.replace(port, shown)
+    parts = output.replace(f"{folder}/", "").split(_MARK)[1:]
     return {int(number): text for number, _, text in (part.partition("\n") for part in parts)}
 
 
-def _commands(blocks: list[Block], folder: Path, port: str) -> list[str]:
+def _commands(blocks: list[Block], folder: Path, ports: dict[str, str]) -> list[str]:
     commands: list[str] = []
     for number, block in enumerate(blocks):
-        code = block.code.replace(_PORT, port)
+        code = block.code
+        for shown, port in ports.items():
+            code = code.replace(shown, port)
         if block.is_skipped:
             continue
         if block.title is not None:
