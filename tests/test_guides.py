@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llamatelemetry.llama.embedded import find_demo_model
 from tests.support.guides import GUIDES, ROOT, read_blocks, run_guide
 
 _HEADINGS = re.compile(r"^(Calls|Metrics|Where the time of the calls went)\b", re.MULTILINE)
@@ -35,11 +36,13 @@ def test_read_blocks_finds_titles_directives_and_lines():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.needs("xllamacpp")
 @pytest.mark.parametrize("page", GUIDES)
 def test_guide_runs_and_prints_what_page_shows(page: str, tmp_path: Path):
     """Texts and figures differ from run to run, so only the headings of the outputs are compared."""
     blocks = read_blocks((ROOT / page).read_text(encoding="utf-8"))
+    (tmp_path / "model.gguf").symlink_to(find_demo_model())
     outputs = run_guide(page, tmp_path)
     assert outputs
     for number, output in outputs.items():

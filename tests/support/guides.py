@@ -2,8 +2,9 @@
 
 `test_docs.py` runs each block of the other pages by itself. In a guide, later commands need what
 earlier ones have left: files, variables, a server in the background. A fence with a title is a file
-that the reader saves. A `text` block after commands is their output; `scripts/record_guides.py`
-writes it.
+that the reader saves. Other Python is a cell of a notebook, and all cells are one program, which
+runs after the commands. A `text` block after commands is their output;
+`scripts/record_guides.py` writes it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from markdown_it import MarkdownIt
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ("docs/get-started/quick-start.md", "docs/get-started/golden-path.md")
+GUIDES = (
+    "docs/get-started/quick-start.md",
+    "docs/get-started/golden-path.md",
+    "docs/get-started/kaggle.md",
+)
 # Ports of the guides. Each run gets free ones instead.
 _PORTS = ("8080", "9464")
 _SHELLS = frozenset({"sh", "bash"})
@@ -62,7 +67,7 @@ def read_blocks(text: str) -> list[Block]:
     return blocks
 
 
-def run_guide(page: str, folder: Path, *, timeout_s: float = 300.0) -> dict[int, str]:
+def run_guide(page: str, folder: Path, *, timeout_s: float = 570.0) -> dict[int, str]:
     """Run the blocks of a page in order, and return the output of each by its number.
 
     Raises:
@@ -96,6 +101,7 @@ def run_guide(page: str, folder: Path, *, timeout_s: float = 300.0) -> dict[int,
 
 def _commands(blocks: list[Block], folder: Path, ports: dict[str, str]) -> list[str]:
     commands: list[str] = []
+    cells: list[str] = []
     for number, block in enumerate(blocks):
         code = block.code
         for shown, port in ports.items():
@@ -106,6 +112,11 @@ def _commands(blocks: list[Block], folder: Path, ports: dict[str, str]) -> list[
             (folder / block.title).write_text(code)
         elif block.language in _SHELLS:
             commands += [f"echo '{_MARK}{number}'", code]
+        elif block.language == "python":
+            cells += [f"print('{_MARK}{number}', flush=True)", code]
+    if cells:
+        (folder / "cells.py").write_text("\n".join(cells))
+        commands.append("python cells.py")
     return commands
 
 
