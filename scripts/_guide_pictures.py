@@ -11,7 +11,9 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-_HIDDEN = "header.top, section:not([aria-labelledby={section}]), {also} {{ display: none !important }}"
+_HIDDEN = (
+    "header.top, section:not([aria-labelledby={section}]), {also} {{ display: none !important }}"
+)
 _LAYOUT = (
     "body { padding: 8px 12px; margin: 0 } main, section, h2 { padding: 0; margin: 0 } "
     ".split { display: block } #calls { max-height: 234px }"  # four calls
