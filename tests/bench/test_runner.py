@@ -110,3 +110,10 @@ def test_run_interleaved_rejects_single_repeat(start: Start):
 
 def test_run_beside_is_alias_of_run_interleaved():
     assert BenchmarkRunner.run_beside is BenchmarkRunner.run_interleaved
+
+
+async def test_run_works_in_thread_with_running_event_loop(tmp_path: Path):
+    """A cell of a notebook is such a place."""
+    with scripted_server(tmp_path) as server:
+        results = runner(server).run("scripted", SCRIPT.text())
+    assert [request.ok for request in results.requests] == [True] * 10

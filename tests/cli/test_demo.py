@@ -89,7 +89,18 @@ class TestRun:
         assert process.returncode == 0, process.stdout + process.stderr
         assert "All 10 calls were recorded. The last one fails intentionally." in process.stdout
         last = process.stdout.splitlines()[-1]
-        assert last == "Next, run your own program: llamatelemetry run -- python your_program.py"
+        assert last == "Then run your program: llamatelemetry run -- python your_program.py"
+
+    def test_demo_leaves_its_program_and_telemetry_that_why_explains(self, finished):
+        process, output = finished
+        assert f"The program: {output}/openai_chat.py" in process.stdout
+        assert (output / "openai_chat.py").read_text() == find_program().read_text()
+        assert f"see where the time went: llamatelemetry why '{output}'" in process.stdout
+        explained = run_demo(output, command=[*DEMO[:-1], "why"])
+        assert explained.returncode == 0, explained.stdout + explained.stderr
+        assert "10 calls explained" in explained.stdout
+        # Only diagnostics tell it apart.
+        assert "client before sending" in explained.stdout
 
     def test_demo_shows_every_call_of_the_program(self, finished):
         process, _ = finished
@@ -407,6 +418,7 @@ TELEMETRY = {
     "OTEL_SERVICE_NAME": "llamatelemetry-demo",
     "LLAMATELEMETRY_EXPORTER": "file",
     "LLAMATELEMETRY_EXPORT_PATH": "/data",
+    "LLAMATELEMETRY_DIAGNOSTICS": "true",
     "PYTHONUNBUFFERED": "1",
 }
 

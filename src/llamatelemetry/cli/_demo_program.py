@@ -58,6 +58,7 @@ def program_environment(
         "OTEL_SERVICE_NAME": "llamatelemetry-demo",
         "LLAMATELEMETRY_EXPORTER": "file",
         "LLAMATELEMETRY_EXPORT_PATH": str(export_path),
+        "LLAMATELEMETRY_DIAGNOSTICS": "true",  # for `llamatelemetry why`
         "OPENAI_BASE_URL": server.base_url,
         "PYTHONUNBUFFERED": "1",  # shows each line at once
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import time
@@ -14,7 +15,7 @@ from rich.console import Console
 from llamatelemetry._optional import MissingPackageError, require
 from llamatelemetry._private_files import make_private_directory
 from llamatelemetry._terminal import printable
-from llamatelemetry.cli._demo_program import DemoError, DemoServer, run_program
+from llamatelemetry.cli._demo_program import DemoError, DemoServer, find_program, run_program
 from llamatelemetry.cli._demo_vllm import vllm_server
 from llamatelemetry.cli._tables import print_calls, print_metrics
 from llamatelemetry.cli._text import safe_text
@@ -32,7 +33,6 @@ _CALLS = 10
 # Status codes of servers that lack an endpoint.
 _NOT_OFFERED = frozenset({404, 405, 501})
 _INTERRUPTED = 130
-_NEXT = "llamatelemetry run -- python your_program.py"
 
 
 def run_demo(
@@ -76,7 +76,7 @@ def run_demo(
 
 
 def _run(console: Console, output: Path, server: DemoServer) -> int:
-    _print(console, "$ opentelemetry-instrument python examples/openai_chat.py", "bold")
+    _print(console, f"$ opentelemetry-instrument python {find_program().name}", "bold")
     status, pid = run_program(
         server, output.resolve(), lambda line: _print(console, f"  {line}", "dim")
     )
@@ -91,7 +91,7 @@ def _run(console: Console, output: Path, server: DemoServer) -> int:
     console.print()
     files = [*traces, *metrics]
     page = _write_page(console, [*files, *logs], output / "report.html")
-    return _conclude(console, _problems(calls, status, server), files, page)
+    return _conclude(console, output, _problems(calls, status, server), files, page)
 
 
 def _write_page(console: Console, files: Sequence[Path], page: Path) -> Path | None:
@@ -187,7 +187,11 @@ def _problems(calls: Sequence[RecordedCall], status: int, server: DemoServer) ->
 
 
 def _conclude(
-    console: Console, problems: Iterator[str], files: Sequence[Path], page: Path | None
+    console: Console,
+    output: Path,
+    problems: Iterator[str],
+    files: Sequence[Path],
+    page: Path | None,
 ) -> int:
     found = list(problems)
     for problem in found:
@@ -203,7 +207,12 @@ def _conclude(
     if found:
         _print(console, "Next: run llamatelemetry doctor", "bold")
         return 1
-    _print(console, f"Next, run your own program: {_NEXT}", "bold")
+    program = output / find_program().name
+    program.write_bytes(find_program().read_bytes())
+    why = f"llamatelemetry why {shlex.quote(str(output))}"
+    _print(console, f"The program: {program}")
+    _print(console, f"Next, see where the time went: {why}", "bold")
+    _print(console, "Then run your program: llamatelemetry run -- python your_program.py", "bold")
     return 0
 
 

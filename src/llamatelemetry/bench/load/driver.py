@@ -221,7 +221,7 @@ class LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name="llamatelemetry-bench", daemon=True
+            target=self._run_loop, name="llamatelemetry-bench", daemon=True
         )
 
     def __enter__(self) -> LoopThread:
@@ -231,6 +231,10 @@ class LoopThread:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def _run_loop(self) -> None:
+        self._loop.run_forever()
+        # In this thread, because the caller's thread may run a loop of its own.
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
