@@ -6,6 +6,7 @@ Each block of the page runs with a local receiver in the place of the backend's 
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import shlex
 import subprocess
@@ -84,7 +85,7 @@ def blocks() -> dict[str, str]:
     found: dict[str, str] = {}
     heading = ""
     tokens = MarkdownIt().parse(PAGE.read_text(encoding="utf-8"))
-    for token, following in zip(tokens, tokens[1:], strict=False):
+    for token, following in itertools.pairwise(tokens):
         if token.type == "heading_open":
             heading = following.content
         elif token.type == "fence" and "export OTEL_" in token.content:
