@@ -11,15 +11,16 @@ import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
-from tests.distro.test_configurator import INSTRUMENT
 from tests.support.otlp_receiver import Received, http_receiver
 
+INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 PAGE = Path(__file__).parents[2] / "docs/operate/backends.md"
 PROGRAM = """
 from opentelemetry import _logs, metrics, trace
