@@ -19,7 +19,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from scripts.test_frameworks import ROOT, create_environment
+from scripts.test_frameworks import DISTRIBUTIONS, ROOT, create_environment
 from tests.support.llama_server import MODEL_ALIAS, embedded_server
 from tests.support.otlp_receiver import http_receiver
 
@@ -36,6 +36,8 @@ REQUIREMENTS = {
     ),
     "examples-azure": ("openai==3.57.0", "azure-monitor-opentelemetry==1.8.11"),
 }
+# Environments with the plugins alone, because `llamatelemetry` needs a newer SDK.
+PLUGINS_ONLY = {"examples-azure"}
 # Environments by the headings of the blocks.
 EXAMPLES = {
     "docs/instrument/frameworks.md": {
@@ -84,7 +86,8 @@ def main(names: list[str]) -> int:
                 if heading not in environments or (names and heading not in names):
                     continue
                 name = environments[heading]
-                python = create_environment(name, REQUIREMENTS[name])
+                distributions = DISTRIBUTIONS[name in PLUGINS_ONLY :]
+                python = create_environment(name, REQUIREMENTS[name], distributions)
                 done = subprocess.run(
                     [python, "-c", code], cwd=folder, env=os.environ | settings, check=False
                 )

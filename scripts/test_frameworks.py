@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / "build" / "frameworks"
+DISTRIBUTIONS = (ROOT, *sorted(ROOT.glob("src/*/")))
 TOKENS = 26  # of each call to the server of `tests/interop`
 
 REQUIREMENTS = {
@@ -166,7 +167,13 @@ class Counts(NamedTuple):
         return self.calls > 0 and self.metric_tokens == self.calls * TOKENS
 
 
-def create_environment(name: str, requirements: Sequence[str], *, fresh: bool = False) -> Path:
+def create_environment(
+    name: str,
+    requirements: Sequence[str],
+    distributions: Sequence[Path] = DISTRIBUTIONS,
+    *,
+    fresh: bool = False,
+) -> Path:
     """Create an environment with llamatelemetry, unless it exists. Return its interpreter."""
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
@@ -177,9 +184,7 @@ def create_environment(name: str, requirements: Sequence[str], *, fresh: bool = 
     shutil.rmtree(folder, ignore_errors=True)
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-    packages = [
-        part for package in (ROOT, *sorted(ROOT.glob("src/*/"))) for part in ("-e", package)
-    ]
+    packages = [part for folder in distributions for part in ("-e", folder)]
     install = [*uv, "pip", "install", "--quiet", "--python", python]
     subprocess.run([*install, *packages, *requirements], check=True)
     complete.touch()
