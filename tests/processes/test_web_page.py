@@ -22,13 +22,17 @@ from tests.processes.observed_processes import (
 )
 from tests.support.otlp_receiver import Received
 
-PAGE = Path(__file__).parents[2] / "docs/instrument/web-and-workers.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/instrument/web-and-workers.md"
+INSTRUMENTATIONS = ROOT / "build/web-instrumentations"  # `scripts/install dev` installs them
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_METRICS_EXPORTER": "none"}
 
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """Write the files of the page into a folder."""
+    if not INSTRUMENTATIONS.exists():
+        pytest.skip("needs OpenTelemetry's instrumentations: scripts/install dev")
     text = PAGE.read_text(encoding="utf-8")
     for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(code, encoding="utf-8")
@@ -55,7 +59,8 @@ def wait_for_span(received: Received, is_wanted: Callable[[Span], bool]) -> Span
 
 
 def settings(received: Received, model: str, programs: Path, **more: str) -> dict[str, str]:
-    return environment(received, model, PYTHONPATH=str(programs), **SOON, **more)
+    path = f"{programs}:{INSTRUMENTATIONS}"
+    return environment(received, model, PYTHONPATH=path, **SOON, **more)
 
 
 def is_named(name: str) -> Callable[[Span], bool]:
@@ -63,7 +68,6 @@ def is_named(name: str) -> Callable[[Span], bool]:
 
 
 def test_stream_of_fastapi_is_in_the_trace_of_its_request(model: str, programs: Path):
-    pytest.importorskip("fastapi")
     command = [INSTRUMENT, str(SCRIPTS / "uvicorn"), "app:app", "--port", "{port}"]
     with receiver() as received:
         environ = settings(received, model, programs, LLAMATELEMETRY_STREAM_USAGE="true")
@@ -80,7 +84,6 @@ def test_stream_of_fastapi_is_in_the_trace_of_its_request(model: str, programs: 
 
 
 def test_call_of_a_celery_task_is_in_the_trace_of_its_caller(model: str, programs: Path):
-    pytest.importorskip("opentelemetry.instrumentation.celery")
     queue = programs / "queue"
     queue.mkdir()
     tasks = programs / "tasks.py"
