@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
+from tests.support.llama_server import LlamaServer
 from tests.support.otlp_receiver import Received, http_receiver
+from tests.support.ports import free_port
+from tests.support.waiting import wait_for
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 PAGE = Path(__file__).parents[2] / "docs/operate/backends.md"
@@ -134,3 +142,57 @@ def test_variables_send_documented_paths_and_headers(backend: str):
             wanted = "DELTA" if backend in DELTA_ONLY else "CUMULATIVE"
             expected = AggregationTemporality.Value(f"AGGREGATION_TEMPORALITY_{wanted}")
             assert histogram_temporalities(received) == {expected}
+
+
+def get_json(url: str) -> dict:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return json.load(response)
+
+
+def is_up(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=30).close()
+    except urllib.error.URLError:
+        return False
+    return True
+
+
+CALL = """
+from openai import OpenAI
+client = OpenAI()
+question = [{"role": "user", "content": "Say hi."}]
+client.chat.completions.create(model="smol", messages=question, max_tokens=4)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(360)  # It creates its database first.
+@pytest.mark.needs("xllamacpp")
+def test_phoenix_shows_a_call_as_llm_span(llama_server: LlamaServer, tmp_path: Path):
+    """Run a real Phoenix, which is not among the packages of the tests because it needs 1 GB."""
+    phoenix = shutil.which("phoenix")
+    if phoenix is None:
+        pytest.skip("needs Phoenix: pip install arize-phoenix")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    ports = {"PHOENIX_PORT": str(port), "PHOENIX_GRPC_PORT": str(free_port())}
+    folder = {"PHOENIX_WORKING_DIR": str(tmp_path), "PHOENIX_HOST": "127.0.0.1"}
+    server = subprocess.Popen([phoenix, "serve"], env=os.environ | ports | folder)
+    try:
+        wait_for(lambda: is_up(f"{url}/healthz"), timeout_s=200)
+        variables = blocks()["Phoenix"].replace("http://localhost:6006", url)
+        variables += "export OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=span_only\n"
+        variables += f"export OPENAI_BASE_URL={llama_server.url} OPENAI_API_KEY=none\n"
+        program = shlex.join([INSTRUMENT, sys.executable, "-c", CALL])
+        script = f"{variables}export OTEL_PYTHON_DISTRO=llamatelemetry\n{program}"
+        subprocess.run(["bash", "-euo", "pipefail", "-c", script], check=True, timeout=100)
+        spans_url = f"{url}/v1/projects/my-project/spans?limit=100"
+        wait_for(lambda: is_up(spans_url) and get_json(spans_url)["data"], timeout_s=30)
+        spans = {span["name"]: span for span in get_json(spans_url)["data"]}
+    finally:
+        server.terminate()
+        server.wait(30)
+    call = spans["chat smol"]
+    assert call["span_kind"] == "LLM"
+    assert call["attributes"]["llm.token_count.completion"] == 4
+    assert call["attributes"]["llm.input_messages.0.message.content"] == "Say hi."
+    assert {"queue", "prefill", "decode"} <= spans.keys()
