@@ -1,7 +1,7 @@
 """Run the code blocks of the documentation that need packages of another environment.
 
     .venv/bin/python -m scripts.framework_examples              all of them
-    .venv/bin/python -m scripts.framework_examples LangChain    those below one heading
+    .venv/bin/python -m scripts.framework_examples LiteLLM      those below one heading
 
 The blocks call a real llama.cpp server. Each environment is created once, in `build/frameworks`.
 The versions are exact, because a new release may need another program.

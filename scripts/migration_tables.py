@@ -63,7 +63,7 @@ PEERS = {
         "openai-v2 2.4b0",
         (
             *("openai==2.54.0", "opentelemetry-instrumentation-openai-v2==2.4b0"),
-            # It cannot be imported with version 1 and newer.
+            # It cannot be imported with version 1.3b0.
             *("opentelemetry-util-genai==0.4b0", *SDK),
         ),
         content={"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"},
