@@ -22,12 +22,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / "build" / "frameworks"
+DISTRIBUTIONS = (ROOT, *sorted(ROOT.glob("src/*/")))
 TOKENS = 26  # of each call to the server of `tests/interop`
 
 REQUIREMENTS = {
@@ -166,8 +167,14 @@ class Counts(NamedTuple):
         return self.calls > 0 and self.metric_tokens == self.calls * TOKENS
 
 
-def create_environment(name: str, *, fresh: bool) -> Path:
-    """Create an environment, unless it exists. Return its interpreter."""
+def create_environment(
+    name: str,
+    requirements: Sequence[str],
+    distributions: Sequence[Path] = DISTRIBUTIONS,
+    *,
+    fresh: bool = False,
+) -> Path:
+    """Create an environment with llamatelemetry, unless it exists. Return its interpreter."""
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
     complete = folder / "complete"
@@ -177,11 +184,9 @@ def create_environment(name: str, *, fresh: bool) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-    packages = [
-        part for package in (ROOT, *sorted(ROOT.glob("src/*/"))) for part in ("-e", package)
-    ]
+    packages = [part for folder in distributions for part in ("-e", folder)]
     install = [*uv, "pip", "install", "--quiet", "--python", python]
-    subprocess.run([*install, *packages, *REQUIREMENTS[name]], check=True)
+    subprocess.run([*install, *packages, *requirements], check=True)
     complete.touch()
     return python
 
@@ -256,7 +261,10 @@ def rows_of(pairs: list[Pair], *, fresh: bool, verbose: bool) -> Iterator[tuple[
     pythons: dict[str, Path] = {}
     for pair in pairs:
         if pair.environment not in pythons:
-            pythons[pair.environment] = create_environment(pair.environment, fresh=fresh)
+            requirements = REQUIREMENTS[pair.environment]
+            pythons[pair.environment] = create_environment(
+                pair.environment, requirements, fresh=fresh
+            )
         python = pythons[pair.environment]
         results = make_calls(python, pair)
         counts = {name: count(result) for name, result in results.items()}
