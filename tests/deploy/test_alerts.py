@@ -50,6 +50,7 @@ HEALTHY = {
     f'gen_ai_client_token_usage_sum{{{JOB},gen_ai_token_type="output"}}': f"0+600x{STEPS}",
     f'otel_sdk_processor_span_processed_total{{{JOB},error_type="queue_full"}}': f"3x{STEPS}",
     f'otel_sdk_processor_span_processed_total{{{JOB},error_type=""}}': f"0+60x{STEPS}",
+    f"otel_sdk_exporter_operation_duration_seconds_count{{{JOB}}}": f"0+12x{STEPS}",
 }
 
 
@@ -158,6 +159,11 @@ SCENARIOS = {
     ),
     "exports fail": changed(
         f'otel_sdk_exporter_metric_data_point_exported_total{{{JOB},error_type="503"}}',
+        f"0+1x{STEPS}",
+        "TelemetryLost",
+    ),
+    "exports are rejected": changed(
+        f'otel_sdk_exporter_operation_duration_seconds_count{{{JOB},http_response_status_code="401"}}',
         f"0+1x{STEPS}",
         "TelemetryLost",
     ),
