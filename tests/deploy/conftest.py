@@ -24,8 +24,8 @@ from tests.support.waiting import wait_for
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 PROGRAM = Path(__file__).with_name("application.py")
-# The metrics that two vLLM servers recorded after a load. The load of one filled the KV cache, so that
-# requests were preempted. The other one drafted.
+# The metrics that two vLLM servers recorded after a load. The load of one filled the KV cache, so
+# that requests were preempted. The other one drafted.
 RECORDED = {
     path: (ROOT / "tests" / "support" / "engine_metrics" / f"{name}.txt").read_text()
     for path, name in (("/metrics", "vllm_preempted"), ("/drafting/metrics", "vllm_drafting"))

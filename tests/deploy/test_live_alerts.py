@@ -42,6 +42,7 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400), pytest.mark.needs("prometheus", "cc")]
 
 PROGRAM = Path(__file__).with_name("scripted_calls.py")
+# With a scrape a second, each window has some samples. `for: 10m` is longer than a late scrape.
 DURATIONS = {"10m": "6s", "15m": "4s", "30m": "5s", "1h": "5s", "6h": "8s", "1d": "15s"}
 LONGEST_WAIT_S = 6
 THERMAL = 0x40  # nvmlClocksThrottleReasonHwThermalSlowdown

@@ -42,8 +42,8 @@ EXPORT_DELAY_MS: Final = 100
 
 _HOST: Final = "127.0.0.1"
 
+# Without the import, which takes longer than that of the rest of this module.
 _FOUND = find_spec("opentelemetry.instrumentation.auto_instrumentation")
-# Found without the import, which takes longer than the rest of this module.
 _AUTO_INSTRUMENTATION: Final = (_FOUND and _FOUND.submodule_search_locations) or ()
 _FORWARDED: Final = tuple(
     getattr(signal, name)
