@@ -19,6 +19,23 @@ from queries import (
     share,
 )
 
+
+def _latency(title: str, description: str, name: str, *, warning: float, critical: float) -> Panel:
+    """Return p95 and mean of a duration of which the engine exposes a histogram."""
+    buckets = f"llamatelemetry_server_{name}_bucket_total"
+    return Panel(
+        title,
+        description,
+        "s",
+        [
+            Query(quantile(0.95, buckets, ENGINE, BY_SERVER), f"p95 {SERVER}"),
+            Query(engine_mean(name), f"mean {SERVER}"),
+        ],
+        warning=warning,
+        critical=critical,
+    )
+
+
 ENGINES_BOARD = Dashboard(
     "llamatelemetry-engines",
     "LLM engines",
@@ -129,41 +146,17 @@ ENGINES_BOARD = Dashboard(
         "Latency": [
             PHASES,
             QUEUE,
-            Panel(
+            _latency(
                 "Time to first token",
                 "p95 of the engine's own histogram, of all its clients.",
-                "s",
-                [
-                    Query(
-                        quantile(
-                            0.95,
-                            "llamatelemetry_server_time_to_first_token_bucket_total",
-                            ENGINE,
-                            BY_SERVER,
-                        ),
-                        f"p95 {SERVER}",
-                    ),
-                    Query(engine_mean("time_to_first_token"), f"mean {SERVER}"),
-                ],
+                "time_to_first_token",
                 warning=1,
                 critical=2.56,
             ),
-            Panel(
+            _latency(
                 "Time between tokens",
                 "p95 and mean of the time between two tokens of a request.",
-                "s",
-                [
-                    Query(
-                        quantile(
-                            0.95,
-                            "llamatelemetry_server_time_between_tokens_bucket_total",
-                            ENGINE,
-                            BY_SERVER,
-                        ),
-                        f"p95 {SERVER}",
-                    ),
-                    Query(engine_mean("time_between_tokens"), f"mean {SERVER}"),
-                ],
+                "time_between_tokens",
                 warning=0.08,
                 critical=0.16,
             ),

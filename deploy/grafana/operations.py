@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model import Dashboard, Panel, Query
 from queries import RATE, SERVICE, SERVICES, rate
+from rules import REJECTED, REQUESTS
 
 LOST = 'error_type!=""'
 HEALTH = Dashboard(
@@ -71,6 +72,24 @@ HEALTH = Dashboard(
                         ("span", "spans"),
                         ("log", "log records"),
                         ("metric_data_point", "data points"),
+                    )
+                ],
+                warning=0.01,
+                critical=1,
+            ),
+            Panel(
+                "Rejected exports",
+                "Export requests per second to which the receiver responded with an error status. "
+                "The SDK's OTLP exporter over HTTP counts their items as exported.",
+                "reqps",
+                [
+                    Query(
+                        rate(
+                            REQUESTS,
+                            f"{SERVICE},{REJECTED}",
+                            "job, otel_component_type, http_response_status_code",
+                        ),
+                        "{{job}} {{otel_component_type}} {{http_response_status_code}}",
                     )
                 ],
                 warning=0.01,

@@ -15,6 +15,8 @@ BUDGETS = {"errors": 0.01, "ttft": 0.05, "tpot": 0.05}
 CALLS = "gen_ai_client_operation_duration_seconds_count"
 FIRST_CHUNK = "gen_ai_client_operation_time_to_first_chunk_seconds"
 REDACTION = "llamatelemetry_redaction_failures_total"
+REQUESTS = "otel_sdk_exporter_operation_duration_seconds_count"
+REJECTED = 'http_response_status_code=~"[345].."'
 PER_CHUNK = "gen_ai_client_operation_time_per_output_chunk_seconds"
 
 
@@ -177,8 +179,10 @@ def alerts() -> list[dict[str, Any]]:
             "TelemetryLost",
             'sum by (job) (rate({__name__=~"otel_sdk_processor_(span|log)_processed_total|'
             'otel_sdk_exporter_(span|log|metric_data_point)_exported_total",error_type!=""}[10m])) '
+            # The OTLP exporter over HTTP counts the items of a rejected request as exported.
+            f"> 0 or sum by (job) (rate({REQUESTS}{{{REJECTED}}}[10m])) > 0 or "
             # The series does not exist before the first failure, so `increase` misses that one.
-            f"> 0 or sum by (job) (increase({REDACTION}[1h])) > 0 or "
+            f"sum by (job) (increase({REDACTION}[1h])) > 0 or "
             f"sum by (job) ({REDACTION} unless {REDACTION} offset 1h)",
             "{{ $labels.job }} loses telemetry: dropped, not exported, or not redacted.",
             wait="10m",

@@ -11,21 +11,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.prometheus import ROOT, Prometheus, prometheus, victoria_metrics
+from tests.deploy.prometheus import ROOT, Prometheus, exposition, prometheus, victoria_metrics
 from tests.support import nvml
 from tests.support.components import require, unavailable
-from tests.support.http_server import http_server
 from tests.support.llama_server import embedded_server
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 INSTRUMENT = str(Path(sysconfig.get_path("scripts")) / "opentelemetry-instrument")
 PROGRAM = Path(__file__).with_name("application.py")
+# The metrics that two vLLM servers recorded after a load. The load of one filled the KV cache, so
+# that requests were preempted. The other one drafted.
 RECORDED = {
     path: (ROOT / "tests" / "support" / "engine_metrics" / f"{name}.txt").read_text()
     for path, name in (("/metrics", "vllm_preempted"), ("/drafting/metrics", "vllm_drafting"))
@@ -66,18 +66,18 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
     with (
         prometheus(folder, jobs) as scraper,
         other as victoria,
-        vllm_metrics() as vllm,
+        exposition({path: idle(text) for path, text in RECORDED.items()}) as vllm,
         application(folder, port, url, vllm.url),
     ):
         start_s = end_s = time.time()
-        for streams in STREAMS:
+        for number, streams in enumerate(STREAMS):
             with embedded_server(**server):
                 wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=180)
                 time.sleep(SCRAPES_S)
                 end_s = time.time()
-            if vllm.is_idle:
+            if number == 0:
                 time.sleep(DOWN_S)
-            vllm.is_idle = False
+            vllm.texts.update(RECORDED)
         yield Traffic(scraper, victoria, start_s, end_s)
 
 
@@ -88,42 +88,9 @@ def finished_streams(scraper: Prometheus) -> float:
     return float(found[0]["value"][1]) if found else 0
 
 
-class VllmMetrics:
-    """The metrics that two vLLM servers recorded: all zero first, then after a load.
-
-    The load of one filled the KV cache, so that requests were preempted. The other one drafted.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.is_idle = True
-
-    def text(self, path: str) -> str:
-        return _SAMPLE.sub(r"\1 0", RECORDED[path]) if self.is_idle else RECORDED[path]
-
-
-@contextmanager
-def vllm_metrics() -> Iterator[VllmMetrics]:
-    """Serve the recorded metrics."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path not in RECORDED:
-                self.send_error(404)
-                return
-            body = found.text(self.path).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http_server(Handler) as port:
-        found = VllmMetrics(port)
-        yield found
+def idle(text: str) -> str:
+    """Return the same metrics with all values 0."""
+    return _SAMPLE.sub(r"\1 0", text)
 
 
 @contextmanager
@@ -144,6 +111,8 @@ def application(folder: Path, port: int, url: str, vllm_url: str) -> Iterator[No
         # Exports fail, and the queues are too small: the dashboards show both.
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        # While it runs, the llama.cpp server rejects them.
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"{url}/v1/logs",
         "OTEL_METRIC_EXPORT_INTERVAL": "2000",
         "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": "true",
         "OTEL_BSP_MAX_QUEUE_SIZE": "4",

@@ -13,11 +13,14 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from tests.support.http_server import http_server
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
@@ -75,20 +78,23 @@ def load_scale() -> Any:
     return module
 
 
-def compressed(rules: Any) -> Any:
-    """Return rules in which each hour is a minute: `[5m]` becomes `[5s]`, `for: 2m` `for: 2s`."""
-    shorter = {"m": "s", "h": "m", "d": "h", "w": "d"}
+def compressed(rules: Any, durations: Mapping[str, str]) -> Any:
+    """Return rules with shorter durations, by the given ones: `[5m]` and `for: 5m` by that of `5m`.
+
+    For any other duration an hour becomes a minute: `[5m]` becomes `[5s]`.
+    """
+    shorter = {"s": "s", "m": "s", "h": "m", "d": "h", "w": "d"}
 
     def scaled(text: str) -> str:
-        return re.sub(r"\b(\d+)([mhdw])\b", lambda m: f"{m[1]}{shorter[m[2]]}", text)
+        return re.sub(
+            r"\b(\d+)([smhdw])\b", lambda m: durations.get(m[0], f"{m[1]}{shorter[m[2]]}"), text
+        )
 
     for group in rules["groups"]:
         group.pop("interval", None)
         for rule in group["rules"]:
             # Names of recorded series, such as `rate5m`, do not change.
-            rule["expr"] = re.sub(
-                r"\[[^]]*\]|offset \S+", lambda m: scaled(m[0]), rule["expr"]
-            ).replace(":30s]", ":1s]")
+            rule["expr"] = re.sub(r"\[[^]]*\]|offset \S+", lambda m: scaled(m[0]), rule["expr"])
             if "for" in rule:
                 rule["for"] = scaled(rule["for"])
     return rules
@@ -120,14 +126,19 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, jobs: Mapping[str, Sequence[int]]) -> Iterator[Prometheus]:
+def prometheus(
+    folder: Path,
+    jobs: Mapping[str, Sequence[int]],
+    durations: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Prometheus]:
     """Start Prometheus; it scrapes the ports of each job every second.
 
-    It has all rules, in which an hour is a minute.
+    It has all rules, with the given durations. For any other duration an hour is a minute.
     """
+    durations = {"30s": "1s", **durations}  # the step of subqueries
     for path in RULES:
         (folder / path.name).write_text(
-            yaml.safe_dump(compressed(yaml.safe_load(path.read_text())))
+            yaml.safe_dump(compressed(yaml.safe_load(path.read_text()), durations))
         )
     settings = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -175,6 +186,38 @@ def scrapes(jobs: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
         }
         for job, ports in jobs.items()
     ]
+
+
+class Exposition:
+    """A server of metrics in Prometheus' text format, by path."""
+
+    def __init__(self, port: int, texts: dict[str, str]) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.texts = texts
+
+
+@contextmanager
+def exposition(texts: Mapping[str, str]) -> Iterator[Exposition]:
+    """Serve metrics, which can be changed while the server runs."""
+    served = dict(texts)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path not in served:
+                self.send_error(404)
+                return
+            body = served[self.path].encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http_server(Handler) as port:
+        yield Exposition(port, served)
 
 
 @contextmanager

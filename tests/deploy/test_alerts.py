@@ -5,6 +5,7 @@ A scenario is the series of a healthy service, some of them replaced.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.prometheus import ROOT, RULES, rule_expressions
+from tests.deploy.prometheus import DASHBOARDS, ROOT, RULES, panels, rule_expressions
 
 pytestmark = pytest.mark.needs("prometheus")
 
@@ -50,6 +51,7 @@ HEALTHY = {
     f'gen_ai_client_token_usage_sum{{{JOB},gen_ai_token_type="output"}}': f"0+600x{STEPS}",
     f'otel_sdk_processor_span_processed_total{{{JOB},error_type="queue_full"}}': f"3x{STEPS}",
     f'otel_sdk_processor_span_processed_total{{{JOB},error_type=""}}': f"0+60x{STEPS}",
+    f"otel_sdk_exporter_operation_duration_seconds_count{{{JOB}}}": f"0+12x{STEPS}",
 }
 
 
@@ -161,6 +163,11 @@ SCENARIOS = {
         f"0+1x{STEPS}",
         "TelemetryLost",
     ),
+    "exports are rejected": changed(
+        f'otel_sdk_exporter_operation_duration_seconds_count{{{JOB},http_response_status_code="401"}}',
+        f"0+1x{STEPS}",
+        "TelemetryLost",
+    ),
     "redaction fails once": changed(
         f"llamatelemetry_redaction_failures_total{{{JOB}}}",
         f"_x440 1x{STEPS - 441}",
@@ -233,3 +240,17 @@ def test_every_alert_has_a_runbook_with_its_next_steps():
         text = (folder / page).read_text()
         headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
         assert headings == ["Meaning", "Next steps", "Remedies"], page
+        assert "```promql\n" in text, page
+        assert "`llamatelemetry why" in text, page
+
+
+def test_runbooks_name_existing_panels():
+    boards = [json.loads(path.read_text()) for path in DASHBOARDS]
+    titles = {board["title"] for board in boards}
+    # Rows, too.
+    titles |= {panel["title"] for board in boards for panel in board["panels"]}
+    titles |= {panel["title"] for path in DASHBOARDS for panel in panels(path)}
+    titles.add("Traces")  # a link of the dashboards
+    for path in (ROOT / "docs/operate/alerts").glob("*.md"):
+        named = re.findall(r"(?<![*\w])\*([^*\n]+)\*(?![*\w])", path.read_text())
+        assert {*named} <= titles, path.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,13 @@ def test_agents_send_trace_and_process_to_one_gateway():
 
 class TestCompose:
     FOLDER = DEPLOY / "compose"
+
+    def test_file_matches_schema_of_compose_files(self):
+        pytest.importorskip("check_jsonschema")
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+        path = self.FOLDER / "compose.yaml"
+        done = subprocess.run([*command, "vendor.compose-spec", path], capture_output=True)
+        assert done.returncode == 0, done.stdout.decode()
 
     def test_mounted_and_built_files_exist(self):
         for service in load(self.FOLDER / "compose.yaml")["services"].values():

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -41,6 +40,7 @@ from tests.processes.observed_processes import (
 from tests.support.children import with_signals
 from tests.support.components import require
 from tests.support.otlp_receiver import Received
+from tests.support.ports import neighboring_ports
 from tests.support.selection import slow_except
 
 # So short that threads of the workers must export, not the exit of the workers.
@@ -117,16 +117,6 @@ def test_server_workers_export_their_own_telemetry(server, model):
         Seen(received).check(made + extra)
 
 
-def free_ports(count: int) -> int:
-    """Return the first of several neighboring ports that are free."""
-    while True:
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-            first = held.enter_context(socket.create_server(("localhost", 0))).getsockname()[1]
-            for port in range(first + 1, first + count):
-                held.enter_context(socket.create_server(("localhost", port)))
-            return first
-
-
 def scraped_calls(ports: Iterable[int]) -> dict[int, tuple[int, int]]:
     """Return process id and number of calls of each port that serves Prometheus metrics."""
     found: dict[int, tuple[int, int]] = {}
@@ -146,7 +136,7 @@ def scraped_calls(ports: Iterable[int]) -> dict[int, tuple[int, int]]:
 @pytest.mark.parametrize("options", slow_except({"--preload"}, ["", "--preload"]))
 def test_gunicorn_workers_serve_their_own_prometheus_metrics(options, model):
     # gunicorn's parent takes the first port: it is instrumented, too.
-    ports = range(first := free_ports(4), first + 4)
+    ports = range(first := neighboring_ports(4), first + 4)
     variables = {
         "LLAMATELEMETRY_EXPORTER": "prometheus",
         "OTEL_EXPORTER_PROMETHEUS_PORT": str(first),

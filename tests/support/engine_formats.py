@@ -66,6 +66,8 @@ SGLANG_META = {
     "prefill_finished_time": 1000.25,
     "request_finished_ts": 1001.25,
     "first_token_latency": 0.8,
+    "spec_num_proposed_drafts": 9,
+    "spec_num_correct_drafts": 4,
 }
 SGLANG_REPLY = {"text": "SECRET answer", "output_ids": [5, 6, 7, 8, 9], "meta_info": SGLANG_META}
 

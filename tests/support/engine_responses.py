@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support import payloads
+from tests.support.engine_formats import OLLAMA_DONE, SGLANG_META, SGLANG_REPLY
 
 _RECORDED = Path(__file__).parent / "engine_replies" / "vllm"
 _NO_DETAILS: Final = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
-_CACHED: Final = {**_NO_DETAILS, "prompt_tokens_details": {"cached_tokens": 8}}
+CACHED: Final = {**_NO_DETAILS, "prompt_tokens_details": {"cached_tokens": 8}}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _vllm(recorded: str, *names: str) -> dict[str, Any]:
     return {name: body[name] for name in names}
 
 
-_PERF_METRICS = {
+PERF_METRICS: Final = {
     "prefill-queue-duration": "0.5",
     "prefill-duration": "0.25",
     "generation-duration": "1",
@@ -90,23 +91,8 @@ _PERF_METRICS = {
     "prompt-tokens": "20",
     "cached-prompt-tokens": "8",
 }
-_META_INFO = {
-    "weight_version": "default",
-    "prompt_tokens": 20,
-    "completion_tokens": 5,
-    "cached_tokens": 8,
-    "queue_time": 0.5,
-    "forward_entry_time": 1000.0,
-    "prefill_finished_time": 1000.25,
-    "request_finished_ts": 1001.25,
-    "first_token_latency": 0.8,
-    "spec_num_proposed_drafts": 9,
-    "spec_num_correct_drafts": 4,
-}
-_TIMES = {"queue_time": 0.5, "prompt_time": 0.25, "completion_time": 1.0, "total_time": 2.0}
-_ONLY_CACHED = EngineResponse(usage=_CACHED)
-_V0 = "/api/v0/chat/completions"
-_LM_STUDIO = {
+TIMES: Final = {"queue_time": 0.5, "prompt_time": 0.25, "completion_time": 1.0, "total_time": 2.0}
+LM_STUDIO: Final = {
     "stats": {
         "generation_time": 1.0,
         "time_to_first_token": 0.3,
@@ -116,28 +102,30 @@ _LM_STUDIO = {
     "model_info": {},
     "runtime": {},
 }
-_DYNAMO = {
+DYNAMO: Final = {
     "prefill_wait_time_ms": 500,
     "prefill_time_ms": 250,
     "ttft_ms": 800,
     "total_time_ms": 1800,
 }
+LOCAL_AI: Final = {"timing_prompt_processing": 250, "timing_token_generation": 1000}
+FAST_FLOW_LM: Final = {"prefill_duration_ttft": 0.25, "decoding_duration": 1.0}
+_ONLY_CACHED = EngineResponse(usage=CACHED)
+_V0 = "/api/v0/chat/completions"
 
 # By engine and the first path of the route in the catalog.
 RESPONSES: Final = {
     ("llama.cpp", "/v1/chat/completions"): EngineResponse({"timings": payloads.TIMINGS}),
     ("vLLM", "/v1/chat/completions"): EngineResponse(
-        _vllm("speculative_chat", "metrics", "system_fingerprint"), _CACHED
+        _vllm("speculative_chat", "metrics", "system_fingerprint"), CACHED
     ),
-    ("vLLM", "/v1/responses"): EngineResponse(_vllm("responses_plain", "metrics"), _CACHED),
-    ("SGLang", "/generate"): EngineResponse(
-        {"text": "Hi", "meta_info": _META_INFO}, is_native=True
-    ),
+    ("vLLM", "/v1/responses"): EngineResponse(_vllm("responses_plain", "metrics"), CACHED),
+    ("SGLang", "/generate"): EngineResponse(SGLANG_REPLY, is_native=True),
     ("SGLang", "/v1/chat/completions"): EngineResponse(
-        usage=_CACHED, choice={"meta_info": _META_INFO}
+        usage=CACHED, choice={"meta_info": SGLANG_META}
     ),
     ("TensorRT-LLM", "/v1/chat/completions"): EngineResponse(
-        usage=_CACHED, choice={"avg_decoded_tokens_per_iter": 1.0}
+        usage=CACHED, choice={"avg_decoded_tokens_per_iter": 1.0}
     ),
     ("Text Generation Inference", "/v1/chat/completions"): EngineResponse(
         headers={
@@ -157,32 +145,14 @@ RESPONSES: Final = {
             "x-compute-type": "cpu",
         }
     ),
-    ("Ollama", "/api/chat"): EngineResponse(
-        {
-            "done": True,
-            "total_duration": 2_000_000_000,
-            "load_duration": 5_000_000,
-            "prompt_eval_count": 20,
-            "prompt_eval_cached_count": 8,
-            "prompt_eval_duration": 250_000_000,
-            "eval_count": 5,
-            "eval_duration": 1_000_000_000,
-        },
-        is_native=True,
-    ),
-    ("Ollama", "/v1/chat/completions"): EngineResponse(
-        {"system_fingerprint": "fp_ollama"}, _CACHED
-    ),
-    ("LM Studio", _V0): EngineResponse(_LM_STUDIO, is_plain_only=True),
+    ("Ollama", "/api/chat"): EngineResponse(OLLAMA_DONE, is_native=True),
+    ("Ollama", "/v1/chat/completions"): EngineResponse({"system_fingerprint": "fp_ollama"}, CACHED),
+    ("LM Studio", _V0): EngineResponse(LM_STUDIO, is_plain_only=True),
     ("LM Studio", "/v1/chat/completions"): EngineResponse(),
-    ("LocalAI", "/v1/chat/completions"): EngineResponse(
-        usage={**_NO_DETAILS, "timing_prompt_processing": 250, "timing_token_generation": 1000}
-    ),
-    ("Lemonade", "/v1/chat/completions"): EngineResponse(
-        usage={**_NO_DETAILS, "prefill_duration_ttft": 0.25, "decoding_duration": 1.0}
-    ),
+    ("LocalAI", "/v1/chat/completions"): EngineResponse(usage={**_NO_DETAILS, **LOCAL_AI}),
+    ("Lemonade", "/v1/chat/completions"): EngineResponse(usage={**_NO_DETAILS, **FAST_FLOW_LM}),
     ("NVIDIA Dynamo", "/v1/chat/completions"): EngineResponse(
-        {"nvext": {"timing": _DYNAMO}}, _CACHED
+        {"nvext": {"timing": DYNAMO}}, CACHED
     ),
     ("KoboldCpp", "/v1/chat/completions"): EngineResponse(
         headers={"server": "ConcedoLlamaForKoboldServer"}
@@ -192,10 +162,10 @@ RESPONSES: Final = {
     ("LMDeploy", "/v1/chat/completions"): _ONLY_CACHED,
     ("Triton Inference Server", "/v1/chat/completions"): EngineResponse(),
     ("Groq", "/v1/chat/completions"): EngineResponse(
-        {"x_groq": {"id": "req_1"}}, {**_CACHED, **_TIMES}
+        {"x_groq": {"id": "req_1"}}, {**CACHED, **TIMES}
     ),
-    ("Cerebras", "/v1/chat/completions"): EngineResponse({"time_info": _TIMES}, _CACHED),
-    ("Fireworks", "/v1/chat/completions"): EngineResponse({"perf_metrics": _PERF_METRICS}, _CACHED),
+    ("Cerebras", "/v1/chat/completions"): EngineResponse({"time_info": TIMES}, CACHED),
+    ("Fireworks", "/v1/chat/completions"): EngineResponse({"perf_metrics": PERF_METRICS}, CACHED),
     ("SambaNova", "/v1/chat/completions"): EngineResponse(
         usage={
             **_NO_DETAILS,
@@ -205,6 +175,6 @@ RESPONSES: Final = {
         }
     ),
     ("OpenAI, Azure OpenAI and other services", "/v1/chat/completions"): EngineResponse(
-        usage=_CACHED, headers={"openai-processing-ms": "81"}
+        usage=CACHED, headers={"openai-processing-ms": "81"}
     ),
 }

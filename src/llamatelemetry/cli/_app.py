@@ -186,7 +186,7 @@ def report(
     ] = None,
 ) -> None:
     """Create an HTML report from recorded telemetry."""
-    from llamatelemetry.cli.run import report_command
+    from llamatelemetry.cli.report import report_command
 
     raise typer.Exit(report_command(path, output))
 

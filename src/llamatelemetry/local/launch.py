@@ -11,10 +11,9 @@ import errno
 import os
 import signal
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
-
-from opentelemetry.instrumentation import auto_instrumentation
 
 from llamatelemetry.config import RUN_KEY_VARIABLE, new_run_key
 
@@ -43,6 +42,9 @@ EXPORT_DELAY_MS: Final = 100
 
 _HOST: Final = "127.0.0.1"
 
+# Without the import, which takes longer than that of the rest of this module.
+_FOUND = find_spec("opentelemetry.instrumentation.auto_instrumentation")
+_AUTO_INSTRUMENTATION: Final = (_FOUND and _FOUND.submodule_search_locations) or ()
 _FORWARDED: Final = tuple(
     getattr(signal, name)
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
@@ -66,7 +68,7 @@ def telemetry_environment(
     }.union(_LLAMATELEMETRY)
     kept = {name: value for name, value in environ.items() if name not in removed}
     site = str(Path(__file__).with_name("startup"))
-    others = {"", site, str(Path(auto_instrumentation.__file__).parent)}
+    others = {"", site, *_AUTO_INSTRUMENTATION}
     before = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path not in others]
     return {
         "OTEL_METRIC_EXPORT_INTERVAL": _METRIC_INTERVAL_MS,

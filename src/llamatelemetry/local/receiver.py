@@ -26,7 +26,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from llamatelemetry._optional import required_by
 from llamatelemetry._terminal import printable
-from llamatelemetry.genai import is_loopback
 from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request, records_of
 from llamatelemetry.local.request_limits import (
     MAX_BODY_BYTES,
@@ -270,6 +269,10 @@ class _OtlpHandler(BaseHTTPRequestHandler):
 
         With DNS rebinding, a page of another site can reach this port through its own host name.
         """
+        # Imported by the first request: `llamatelemetry run` starts its command after the import of
+        # this module, and the package takes twice as long as all else.
+        from llamatelemetry.genai import is_loopback
+
         host = urlsplit(f"//{self.headers.get('host', '')}").hostname
         if not is_loopback(host):
             raise RejectedError(HTTPStatus.FORBIDDEN, "the host must be 127.0.0.1 or localhost")

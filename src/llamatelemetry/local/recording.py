@@ -10,11 +10,11 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from llamatelemetry.local.otlp import parse_request, records_of
 from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, SpanRecord
-from llamatelemetry.local.store import StoreReader
+from llamatelemetry.local.store import RUNS, StoreReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from llamatelemetry.local.records import Record, Run
 
 _SQLITE = b"SQLite format 3\0"
-RUNS: Final = Path("llamatelemetry-data")
-"""Directory of the databases of `llamatelemetry run`, in the current directory."""
 
 
 @dataclass(slots=True)

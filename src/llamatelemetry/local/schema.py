@@ -10,6 +10,7 @@ import json
 from dataclasses import fields
 from functools import partial
 from operator import attrgetter
+from sys import intern
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, Record, SpanRecord
@@ -98,6 +99,18 @@ def _load_events(text: str | None) -> Sequence[Event]:
     return [Event(*event) for event in json.loads(text)] if text else ()
 
 
+def _load_attributes(text: str) -> dict[str, Any]:
+    """Return attributes whose names, and short texts, are shared by all records.
+
+    Otherwise they take half of the memory of a large recording.
+    """
+    return {
+        intern(name): intern(value) if type(value) is str and len(value) < _SHARED else value
+        for name, value in json.loads(text).items()
+    }
+
+
+_SHARED: Final = 64
 _JSON: Final = ("attributes", "body", "bounds", "buckets")
 _DUMP: Final[Mapping[str, Callable[[Any], str | None]]] = {
     **dict.fromkeys(_JSON, to_json),
@@ -107,6 +120,8 @@ _DUMP: Final[Mapping[str, Callable[[Any], str | None]]] = {
 _LOAD: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_JSON, json.loads),
     **dict.fromkeys(("is_monotonic", "is_delta"), bool),
+    **dict.fromkeys(("name", "unit", "scope"), intern),
+    "attributes": _load_attributes,
     "events": _load_events,
     "links": _load_links,
 }

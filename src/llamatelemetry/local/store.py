@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from llamatelemetry.local.records import LogRecord, MetricPoint, Record, SpanRecord
 
+RUNS: Final = Path("llamatelemetry-data")
+"""Directory of the databases of `llamatelemetry run`, in the current directory."""
 DEFAULT_MAX_BYTES: Final = 2 * 1024**3
 _PRUNED_FRACTION: Final = 0.1
 _BATCH: Final = 1000

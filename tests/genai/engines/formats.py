@@ -6,28 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from llamatelemetry.genai import EngineTimings
+from tests.support.engine_formats import OLLAMA_DONE, SGLANG_META, SGLANG_REPLY
+from tests.support.engine_responses import (
+    CACHED,
+    DYNAMO,
+    FAST_FLOW_LM,
+    LM_STUDIO,
+    LOCAL_AI,
+    PERF_METRICS,
+    TIMES,
+)
 
-USAGE = {
-    "prompt_tokens": 20,
-    "completion_tokens": 5,
-    "prompt_tokens_details": {"cached_tokens": 8},
-}
 COUNTS: dict[str, Any] = {"prompt_tokens": 12, "cached_tokens": 8, "predicted_tokens": 5}
 INEXACT: dict[str, Any] = {"has_exact_bounds": False}
-META_INFO = {
-    "weight_version": "default",
-    "prompt_tokens": 20,
-    "completion_tokens": 5,
-    "cached_tokens": 8,
-    "queue_time": 0.5,
-    "forward_entry_time": 1000.0,
-    "prefill_finished_time": 1000.25,
-    "request_finished_ts": 1001.25,
-    "first_token_latency": 0.8,
-    "e2e_latency": 1.9,
-    "spec_num_proposed_drafts": 9,
-    "spec_num_correct_drafts": 4,
-}
 SGLANG = EngineTimings(
     **COUNTS,
     queue_ms=500.0,
@@ -48,24 +39,6 @@ FIREWORKS = EngineTimings(
     first_token_ms=800.0,
     provider="fireworks",
 )
-FIREWORKS_METRICS = {
-    "prefill-queue-duration": "0.5",
-    "prefill-duration": "0.25",
-    "generation-duration": "1",
-    "server-time-to-first-token": "0.8",
-    "prompt-tokens": "20",
-    "cached-prompt-tokens": "8",
-}
-OLLAMA = {
-    "done": True,
-    "total_duration": 2_000_000_000,
-    "load_duration": 5_000_000,
-    "prompt_eval_count": 20,
-    "prompt_eval_cached_count": 8,
-    "prompt_eval_duration": 250_000_000,
-    "eval_count": 5,
-    "eval_duration": 1_000_000_000,
-}
 VLLM = {
     "time_to_first_token_ms": 250.0,
     "generation_time_ms": 1000.0,
@@ -75,56 +48,46 @@ VLLM = {
     "speculative_decoding": {"num_draft_tokens": 9, "num_accepted_draft_tokens": 4},
 }
 QUEUED: dict[str, Any] = {"queue_ms": 500.0, "prefill_ms": 250.0, "decode_ms": 1000.0}
-TIME_INFO = {"queue_time": 0.5, "prompt_time": 0.25, "completion_time": 1.0, "total_time": 2.0}
 
 # Response, usage, and what is read of them.
 FORMATS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], EngineTimings]] = {
     "llama.cpp": (
         {"timings": {"prompt_n": 12, "prompt_ms": 250, "predicted_n": 5, "predicted_ms": 1000}},
-        USAGE,
+        CACHED,
         EngineTimings(12, 250.0, 5, 1000.0, provider="llama_cpp", is_queue_derivable=True),
     ),
     "vllm": (
         {"metrics": VLLM},
-        USAGE,
+        CACHED,
         EngineTimings(**COUNTS, **QUEUED, drafted_tokens=9, accepted_tokens=4),
     ),
-    "sglang, native": ({"text": "Hi", "meta_info": META_INFO}, {}, SGLANG),
-    "sglang, chat": ({"choices": [{"index": 0, "meta_info": META_INFO}]}, USAGE, SGLANG),
+    "sglang, native": (SGLANG_REPLY, {}, SGLANG),
+    "sglang, chat": ({"choices": [{"index": 0, "meta_info": SGLANG_META}]}, CACHED, SGLANG),
     "sglang without metrics": (
         {"meta_info": {"weight_version": "1", "cached_tokens": 8, "prompt_tokens": 20}},
         {},
         EngineTimings(prompt_tokens=12, cached_tokens=8, provider="sglang"),
     ),
     "dynamo": (
-        {
-            "nvext": {
-                "timing": {
-                    "prefill_wait_time_ms": 500,
-                    "prefill_time_ms": 250,
-                    "ttft_ms": 800,
-                    "total_time_ms": 1800,
-                }
-            }
-        },
-        USAGE,
+        {"nvext": {"timing": DYNAMO}},
+        CACHED,
         EngineTimings(
             **COUNTS, **QUEUED, first_token_ms=800.0, request_ms=1800.0, provider="dynamo"
         ),
     ),
     "ollama": (
-        OLLAMA,
+        OLLAMA_DONE,
         {},
         EngineTimings(**COUNTS, prefill_ms=250.0, decode_ms=1000.0, provider="ollama"),
     ),
     "ollama before it counted cached tokens": (
-        {name: value for name, value in OLLAMA.items() if "cached" not in name},
+        {name: value for name, value in OLLAMA_DONE.items() if "cached" not in name},
         {},
         EngineTimings(predicted_tokens=5, prefill_ms=250.0, decode_ms=1000.0, provider="ollama"),
     ),
     "local ai": (
         {},
-        {**USAGE, "timing_prompt_processing": 250, "timing_token_generation": 1000},
+        {**CACHED, **LOCAL_AI},
         EngineTimings(
             prompt_tokens=12,
             predicted_tokens=5,
@@ -135,7 +98,7 @@ FORMATS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], EngineTimings]] =
     ),
     "fast flow lm": (
         {},
-        {**USAGE, "prefill_duration_ttft": 0.25, "decoding_duration": 1.0},
+        {**CACHED, **FAST_FLOW_LM},
         EngineTimings(
             prompt_tokens=12,
             predicted_tokens=5,
@@ -145,17 +108,8 @@ FORMATS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], EngineTimings]] =
         ),
     ),
     "lm studio": (
-        {
-            "stats": {
-                "generation_time": 1.0,
-                "time_to_first_token": 0.3,
-                "total_draft_tokens_count": 9,
-                "accepted_draft_tokens_count": 4,
-            },
-            "model_info": {},
-            "runtime": {},
-        },
-        USAGE,
+        LM_STUDIO,
+        CACHED,
         EngineTimings(
             predicted_tokens=5,
             decode_ms=1000.0,
@@ -167,18 +121,18 @@ FORMATS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any], EngineTimings]] =
     ),
     "groq": (
         {"x_groq": {"id": "req_1"}},
-        {**USAGE, **TIME_INFO},
+        {**CACHED, **TIMES},
         EngineTimings(**COUNTS, **QUEUED, provider="groq", **INEXACT),
     ),
     "cerebras": (
-        {"time_info": TIME_INFO},
-        USAGE,
+        {"time_info": TIMES},
+        CACHED,
         EngineTimings(**COUNTS, **QUEUED, provider="cerebras", **INEXACT),
     ),
-    "fireworks": ({"perf_metrics": FIREWORKS_METRICS}, USAGE, FIREWORKS),
+    "fireworks": ({"perf_metrics": PERF_METRICS}, CACHED, FIREWORKS),
     "fireworks with prefix": (
-        {"perf_metrics": {f"fireworks-{name}": text for name, text in FIREWORKS_METRICS.items()}},
-        USAGE,
+        {"perf_metrics": {f"fireworks-{name}": text for name, text in PERF_METRICS.items()}},
+        CACHED,
         FIREWORKS,
     ),
 }

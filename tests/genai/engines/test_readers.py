@@ -17,16 +17,9 @@ from llamatelemetry.genai import (
 )
 from llamatelemetry.genai.engines import read_engine, read_engine_headers
 from llamatelemetry.genai.engines.proofs import provider_from_fingerprint
-from tests.genai.engines.formats import (
-    FIREWORKS_METRICS,
-    FORMATS,
-    INEXACT,
-    META_INFO,
-    OLLAMA,
-    QUEUED,
-    USAGE,
-    VLLM,
-)
+from tests.genai.engines.formats import FORMATS, INEXACT, QUEUED, VLLM
+from tests.support.engine_formats import OLLAMA_DONE, SGLANG_META
+from tests.support.engine_responses import CACHED, PERF_METRICS
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -83,17 +76,17 @@ def test_load_time_of_embeddings_proves_ollama(
 
 # A field with the right name and another meaning, or without the rest of its format.
 OTHERS: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
-    "metrics of another server": ({"metrics": {"time_to_first_token_ms": 5.0}}, USAGE),
-    "metrics as a list": ({"metrics": [1, 2]}, USAGE),
-    "meta_info of another server": ({"meta_info": {"queue_time": 0.5}}, USAGE),
-    "stats of another server": ({"stats": {"generation_time": 1.0}}, USAGE),
-    "done of another server": ({"done": True, "eval_duration": 5}, USAGE),
-    "imitated Ollama with zeros": ({**OLLAMA, "load_duration": 0, "eval_duration": 0}, {}),
-    "unfinished Ollama": ({**OLLAMA, "done": False}, {}),
-    "usage with a queue only": ({}, {**USAGE, "queue_time": 0.5}),
-    "nvext without timing": ({"nvext": {"worker_id": 1}}, USAGE),
-    "perf_metrics of another server": ({"perf_metrics": {"kv_cache_metrics": {}}}, USAGE),
-    "llama.cpp without counts": ({"timings": {"prompt_ms": 1, "predicted_ms": 2}}, USAGE),
+    "metrics of another server": ({"metrics": {"time_to_first_token_ms": 5.0}}, CACHED),
+    "metrics as a list": ({"metrics": [1, 2]}, CACHED),
+    "meta_info of another server": ({"meta_info": {"queue_time": 0.5}}, CACHED),
+    "stats of another server": ({"stats": {"generation_time": 1.0}}, CACHED),
+    "done of another server": ({"done": True, "eval_duration": 5}, CACHED),
+    "imitated Ollama with zeros": ({**OLLAMA_DONE, "load_duration": 0, "eval_duration": 0}, {}),
+    "unfinished Ollama": ({**OLLAMA_DONE, "done": False}, {}),
+    "usage with a queue only": ({}, {**CACHED, "queue_time": 0.5}),
+    "nvext without timing": ({"nvext": {"worker_id": 1}}, CACHED),
+    "perf_metrics of another server": ({"perf_metrics": {"kv_cache_metrics": {}}}, CACHED),
+    "llama.cpp without counts": ({"timings": {"prompt_ms": 1, "predicted_ms": 2}}, CACHED),
 }
 
 
@@ -114,21 +107,21 @@ def test_field_with_another_meaning_is_not_read(name: str) -> None:
 def test_impossible_figure_is_absent_and_the_others_are_read(
     field: str, figure: str, value: Any
 ) -> None:
-    timings = read_engine({"metrics": {**VLLM, field: value}}, USAGE).timings
+    timings = read_engine({"metrics": {**VLLM, field: value}}, CACHED).timings
     assert timings is not None
     found = {name: getattr(timings, name) for name in QUEUED}
     assert found == {**QUEUED, figure: None}
 
 
 def test_clock_that_runs_backwards_gives_no_figure() -> None:
-    meta = {**META_INFO, "prefill_finished_time": 999.0}
+    meta = {**SGLANG_META, "prefill_finished_time": 999.0}
     timings = read_engine({"meta_info": meta}, {}).timings
     assert timings is not None
     assert (timings.prefill_ms, timings.decode_ms) == (None, 2250.0)
 
 
 def test_more_cached_than_prompt_tokens_are_unknown() -> None:
-    usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 21}}
+    usage = {**CACHED, "prompt_tokens_details": {"cached_tokens": 21}}
     timings = read_engine({"metrics": VLLM}, usage).timings
     assert timings is not None
     assert (timings.prompt_tokens, timings.cached_tokens) == (None, None)
@@ -205,7 +198,7 @@ TEI = {
         ({**TGI, "x-queue-time": "soon"}, "tgi", None),
         ({**TGI, "x-queue-time": "nan"}, "tgi", None),
         (
-            {f"fireworks-{name}": text for name, text in FIREWORKS_METRICS.items()},
+            {f"fireworks-{name}": text for name, text in PERF_METRICS.items()},
             "fireworks",
             EngineTimings(
                 prompt_tokens=12,

@@ -17,7 +17,7 @@ from llamatelemetry.local.report.series import series
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from llamatelemetry.local.calls import RecordedCall
     from llamatelemetry.local.joined_calls import JoinedCall
@@ -44,14 +44,19 @@ class _DistinctValues:
 
     def __init__(self) -> None:
         self.values: list[Any] = []
-        self._indexes: dict[str, int] = {}
+        self._indexes: dict[Hashable, int] = {}
         self._long_chars = 0
 
     def index_of(self, value: Any) -> int:
-        if isinstance(value, str) and len(value) > _LONG:
-            value = self._truncated(value)
-        # As dict keys, 1 and True would be equal. The prefix separates "1" from 1.
-        key = json.dumps(value, sort_keys=True) if not isinstance(value, str) else f"s{value}"
+        key: Hashable
+        if isinstance(value, str):
+            key = value = self._truncated(value) if len(value) > _LONG else value
+        elif isinstance(value, (list, tuple, dict)):
+            key = ("json", json.dumps(value, sort_keys=True))
+        else:
+            # As dict keys, 1 and True would be equal.
+            number: Hashable = value
+            key = (type(number), number)
         known = self._indexes.get(key)
         if known is None:
             known = self._indexes[key] = len(self.values)
@@ -100,17 +105,21 @@ def columns(
     base = min((span.start_ns for span in spans), default=0) // 1000
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     resources: dict[str, int] = {}
+    # Most spans share the same object.
+    resource_of: dict[int, int] = {}
     resource_pairs: list[list[int]] = []
     for span in spans:
         span_id = (span.trace_id, span.span_id)
         found = content.get(span_id, {})
         cells = _cells(span, by_span.get(span_id), values, found, times)
         cells["start"] = _us(span.start_ns) - base
-        key = json.dumps(dict(span.resource), sort_keys=True)
-        if key not in resources:
-            resources[key] = len(resource_pairs)
-            resource_pairs.append(values.pairs(span.resource))
-        cells["resource"] = resources[key]
+        if id(span.resource) not in resource_of:
+            key = json.dumps(dict(span.resource), sort_keys=True)
+            if key not in resources:
+                resources[key] = len(resource_pairs)
+                resource_pairs.append(values.pairs(span.resource))
+            resource_of[id(span.resource)] = resources[key]
+        cells["resource"] = resource_of[id(span.resource)]
         for name, column in rows.items():
             column.append(cells[name])
     return {
