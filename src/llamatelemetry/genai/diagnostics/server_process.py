@@ -17,6 +17,7 @@ import time
 from bisect import bisect_right
 from functools import lru_cache
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
@@ -230,7 +231,7 @@ class Server:
 
 
 def _interpolate(samples: list[Sample], at_ns: int) -> tuple[float, ...]:
-    index = bisect_right(samples, at_ns, key=lambda sample: sample.at_ns)
+    index = bisect_right(samples, (at_ns, inf))  # Samples are tuples that begin with their time.
     if index in (0, len(samples)):
         return samples[min(index, len(samples) - 1)][1:]
     before, after = samples[index - 1], samples[index]

@@ -41,6 +41,11 @@ class Section(NamedTuple):
     chars: int
     digest: str
 
+    @property
+    def count(self) -> int:
+        """Number of sections: that of a group is in its kind, such as `*5`."""
+        return int(self.kind[1:]) if self.kind[:1] == "*" and self.kind[1:].isdecimal() else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -182,13 +182,14 @@ def _prompt(found: Mapping[str, Any]) -> Prompt | None:
     chars = _count(found.get(names.PROMPT_CHARS))
     if not chars:
         return None
+    common_chars = _count(found.get(names.PROMPT_COMMON_CHARS)) or 0
     sections = (_split(item) for item in _texts(found.get(names.PROMPT_SECTIONS)))
     return Prompt(
         chars,
         [Section(kind, int(size), digest) for kind, size, digest in sections if size.isdecimal()],
         reference=_text(found.get(names.PROMPT_REFERENCE)),
-        same_chars=_count(found.get(names.PROMPT_SAME_CHARS)) or 0,
-        common_chars=_count(found.get(names.PROMPT_COMMON_CHARS)) or 0,
+        same_chars=_count(found.get(names.PROMPT_SAME_CHARS)) or common_chars,
+        common_chars=common_chars,
         first_change=_text(found.get(names.PROMPT_FIRST_CHANGE)),
         change_at=_count(found.get(names.PROMPT_CHANGE_AT)),
         prefix_reference=_text(found.get(names.PROMPT_PREFIX_REFERENCE)),
