@@ -103,6 +103,8 @@ def _find(new: Sequence[Section], earlier: Sequence[Prompt]) -> tuple[Shared, Sh
             shared = Shared(prompt, chars, chars, None, 0)
             return (shared, shared) if chars else None
         candidates.append((chars, count, prompt))
+        if len(candidates) == _COMPARED_WHOLLY and not new[0].is_known:
+            break  # No earlier prompt begins with this section.
     longest = max(candidates, key=lambda each: each[0], default=None)
     if longest is None:
         return None
