@@ -148,6 +148,7 @@ REQUEST_ID_SLOT: Final = "llamatelemetry.request.id_slot"
 SERVER_CPU: Final = "llamatelemetry.server.cpu"
 SERVER_RUN_DELAY: Final = "llamatelemetry.server.run_delay"
 SERVER_STOPPED: Final = "llamatelemetry.server.stopped"
+SERVER_THROTTLED: Final = "llamatelemetry.server.throttled"
 
 # Sampling decisions.
 SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"

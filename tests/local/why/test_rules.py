@@ -79,6 +79,17 @@ def test_normal_call_has_only_work():
             "server_cpu_wait",
             400,
         ),
+        (
+            {"decode": 500, "process": {"run_delay": [0, 0, 400], "throttled": [0, 0, 300]}},
+            "throttled",
+            300,
+        ),
+        # Two CPUs were throttled at once. The busiest thread waited for 400 ms.
+        (
+            {"decode": 500, "process": {"run_delay": [0, 0, 400], "throttled": [0, 0, 700]}},
+            "throttled",
+            400,
+        ),
         ({"decode": 500}, "unknown", 400),
     ],
 )

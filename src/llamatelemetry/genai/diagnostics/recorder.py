@@ -207,8 +207,10 @@ def _server_figures(
     figures = server.figures_between(bounds_ns)
     if figures is None:
         return
-    cpu_s, run_delay_s, stopped_s = zip(*figures, strict=True)
+    cpu_s, run_delay_s, stopped_s, throttled_s = zip(*figures, strict=True)
     yield names.SERVER_CPU, cpu_s
     yield names.SERVER_RUN_DELAY, run_delay_s
     if any(stopped_s):
         yield names.SERVER_STOPPED, stopped_s
+    if any(throttled_s):
+        yield names.SERVER_THROTTLED, throttled_s

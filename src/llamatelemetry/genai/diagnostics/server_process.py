@@ -1,4 +1,4 @@
-"""CPU time, wait for a CPU, and stopped time of a server on this machine while calls to it are open.
+"""CPU time, wait for a CPU, and stopped time of a server on this machine while calls are open.
 
 A thread samples the processes of the server every 25 ms, or less often if that would take more than
 a quarter of a percent of a core. All figures come from Linux's `/proc` (`proc(5)`): the state of a
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
 from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.diagnostics.cpu_limit import CpuLimit
 from llamatelemetry.genai.server_pids import is_on_this_machine, pids_of
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Sample(NamedTuple):
         cpu_ns: CPU time of all its processes.
         run_delay_ns: Wait for a CPU: the longest of any thread in each interval.
         stopped_ns: Time in which one of its processes was stopped.
+        throttled_ns: Part of the run delay in which its CPU limit was used up.
     """
 
     at_ns: int
     cpu_ns: int
     run_delay_ns: int
     stopped_ns: int
+    throttled_ns: int = 0
 
 
 class _Process:
@@ -69,8 +72,11 @@ class _Process:
         # The clock of another process, as `clock_getcpuclockid(3)` returns it on Linux.
         self._clock = (~pid << 3) | 2
         self._cpu_ns: int | None = None
+        self._limit = CpuLimit(pid)
+        self._throttled_ns = self._limit.throttled_ns()
 
     def close(self) -> None:
+        self._limit.close()
         for file in [self._stat, *(file for file, _ in self.threads.values())]:
             os.close(file)
         self.threads.clear()
@@ -94,8 +100,8 @@ class _Process:
                 file = os.open(f"/proc/{self.pid}/task/{thread}/schedstat", os.O_RDONLY)
                 self.threads[thread] = (file, _run_delay_ns(file))
 
-    def read(self) -> tuple[int, int, bool]:
-        """Return CPU time and run delay since the last reading, and whether it is stopped.
+    def read(self) -> tuple[int, int, int, bool]:
+        """Return CPU time, run delay and throttled time since the last reading; whether it is stopped.
 
         Raises:
             OSError: The process has ended.
@@ -114,7 +120,9 @@ class _Process:
                 continue
             self.threads[thread] = (file, delay_ns)
             longest_ns = max(longest_ns, delay_ns - before_ns)
-        return used_ns, longest_ns, state in _STOPPED
+        before_ns, self._throttled_ns = self._throttled_ns, self._limit.throttled_ns()
+        throttled_ns = max(0, self._throttled_ns - before_ns)
+        return used_ns, longest_ns, throttled_ns, state in _STOPPED
 
 
 def _run_delay_ns(file: int) -> int:
@@ -184,10 +192,10 @@ class Server:
             process.follow(thread for _, thread, owner in busiest if owner is process)
 
     def _read(self) -> None:
-        cpu_ns, longest_ns, is_stopped = 0, 0, False
+        cpu_ns, longest_ns, throttled_ns, is_stopped = 0, 0, 0, False
         for process in list(self._processes):
             try:
-                used_ns, delay_ns, is_process_stopped = process.read()
+                used_ns, delay_ns, process_throttled_ns, is_process_stopped = process.read()
             except OSError:
                 self._processes.remove(process)
                 process.close()
@@ -195,6 +203,7 @@ class Server:
                 continue
             cpu_ns += used_ns
             longest_ns = max(longest_ns, delay_ns)
+            throttled_ns = max(throttled_ns, process_throttled_ns)
             is_stopped = is_stopped or is_process_stopped
         at_ns = time.perf_counter_ns()
         last = self.samples[-1] if self.samples else Sample(at_ns, 0, 0, 0)
@@ -207,13 +216,14 @@ class Server:
                 last.cpu_ns + cpu_ns,
                 last.run_delay_ns + longest_ns,
                 last.stopped_ns + stopped_ns,
+                last.throttled_ns + throttled_ns,
             )
         )
         if len(self.samples) > 2 * _SAMPLES:
             self.samples = self.samples[-_SAMPLES:]
 
     def figures_between(self, bounds_ns: list[int]) -> list[tuple[float, ...]] | None:
-        """Return CPU time, run delay and stopped time between each two bounds, in seconds.
+        """Return CPU time, run delay, stopped and throttled time between each two bounds, in seconds.
 
         Returns:
             `None` if the samples do not cover this time.

@@ -73,11 +73,15 @@ class Prompt:
 
 
 class ProcessTimes(NamedTuple):
-    """CPU time, wait for a CPU, and stopped time of the server process in one phase."""
+    """Times of the server process in one phase: on a CPU, waiting for one, and stopped.
+
+    `throttled` is how long the CPU limit of its container was used up, summed over CPUs.
+    """
 
     cpu: float
     run_delay: float
     stopped: float
+    throttled: float = 0.0
 
 
 @dataclass(slots=True)

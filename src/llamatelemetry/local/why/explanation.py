@@ -28,7 +28,7 @@ PART_TITLES: Final[Mapping[str, str]] = {
     "others_prompts": "slowed by other prompts",
     "batch": "shared with other calls",
     "decode": "decode of the output",
-    "throttled": "GPU clocks throttled",
+    "throttled": "throttled (CPU limit or GPU clocks)",
     "network_stream": "network during the response",
     "client_late": "client read late",
     "unexplained": "unexplained",

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from llamatelemetry.local.records import SpanRecord
 
 _PAUSE_BETWEEN_RUNS_NS: Final = 5_000_000_000
+_PROCESS: Final = (
+    *(names.SERVER_CPU, names.SERVER_RUN_DELAY, names.SERVER_STOPPED, names.SERVER_THROTTLED),
+)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
 
@@ -199,17 +202,13 @@ def _prompt(found: Mapping[str, Any]) -> Prompt | None:
 
 def _process_times(found: Mapping[str, Any]) -> dict[str, ProcessTimes]:
     """Return the times of the server process by phase, or of the whole call if it has no phases."""
-    cpu, delay, stopped = (
-        _numbers(found.get(name))
-        for name in (names.SERVER_CPU, names.SERVER_RUN_DELAY, names.SERVER_STOPPED)
-    )
+    cpu, *others = (_numbers(found.get(name)) for name in _PROCESS)
     phases = PHASES if len(cpu) == len(PHASES) else (WHOLE_CALL,)
     zeros = [0.0] * len(phases)
-    delay = delay if len(delay) == len(phases) else zeros
-    stopped = stopped if len(stopped) == len(phases) else zeros
+    columns = [each if len(each) == len(phases) else zeros for each in others]
     return {
         phase: ProcessTimes(*(1000 * seconds for seconds in times))
-        for phase, *times in zip(phases, cpu, delay, stopped, strict=False)
+        for phase, *times in zip(phases, cpu, *columns, strict=False)
     }
 
 

@@ -292,7 +292,7 @@ class _Rules:
         self._ledger.take("late", "client_late", late, evidence)
 
     def _stopped_and_cpu(self, segment: str, phase: str, expected: float = 0.0) -> None:
-        """Take the time while the local server process was stopped or waited for a CPU."""
+        """Take the time while the local server process was stopped, throttled or waited for a CPU."""
         process = self._call.process.get(phase, _NO_PROCESS)
         excess = self._ledger.left[segment] - expected
         stopped, evidence = process.stopped, f"{process.stopped:.0f} ms of the {phase} in state T"
@@ -303,9 +303,13 @@ class _Rules:
             stopped += more
             evidence += f", and idle for {more:.0f} ms beside it"
         self._ledger.take(segment, "server_stopped", stopped, evidence)
-        waited = min(process.run_delay, self._ledger.left[segment] - expected)
-        evidence = f"{waited:.0f} ms of the {phase} in the run queue"
-        self._ledger.take(segment, "server_cpu_wait", waited, evidence)
+        throttled = min(process.throttled, process.run_delay)
+        for name, waited, evidence in (
+            ("throttled", throttled, "with the CPU limit of its container used up"),
+            ("server_cpu_wait", process.run_delay - throttled, "in the run queue"),
+        ):
+            waited = min(waited, self._ledger.left[segment] - expected)
+            self._ledger.take(segment, name, waited, f"{waited:.0f} ms of the {phase} {evidence}")
 
 
 def _count(number: int, noun: str) -> str:
