@@ -149,6 +149,7 @@ SERVER_CPU: Final = "llamatelemetry.server.cpu"
 SERVER_RUN_DELAY: Final = "llamatelemetry.server.run_delay"
 SERVER_STOPPED: Final = "llamatelemetry.server.stopped"
 SERVER_THROTTLED: Final = "llamatelemetry.server.throttled"
+SERVER_PROCESS_START: Final = "llamatelemetry.server.process_start"
 
 # Sampling decisions.
 SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"

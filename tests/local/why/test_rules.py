@@ -75,6 +75,11 @@ def test_normal_call_has_only_work():
             400,
         ),
         (
+            {"wait": 905, "llamatelemetry.server.process_start": 0.102},
+            "model_load",
+            805,
+        ),
+        (
             {"decode": 500, "process": {"run_delay": [0, 0, 400]}},
             "server_cpu_wait",
             400,

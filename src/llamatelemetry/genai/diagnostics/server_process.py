@@ -40,6 +40,7 @@ _NEW_NS: Final = 4_000_000
 _THREADS: Final = 8
 _PROCESSES: Final = 8
 _STOPPED: Final = b"Tt"
+_TICKS: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _is_local: Final = lru_cache(maxsize=256)(is_on_this_machine)
 
 
@@ -72,6 +73,7 @@ class _Process:
         # The clock of another process, as `clock_getcpuclockid(3)` returns it on Linux.
         self._clock = (~pid << 3) | 2
         self._cpu_ns: int | None = None
+        self.started_ns = _started_ns(os.pread(self._stat, 512, 0))
         self._limit = CpuLimit(pid)
         self._throttled_ns = self._limit.throttled_ns()
 
@@ -123,6 +125,14 @@ class _Process:
         before_ns, self._throttled_ns = self._throttled_ns, self._limit.throttled_ns()
         throttled_ns = max(0, self._throttled_ns - before_ns)
         return used_ns, longest_ns, throttled_ns, state in _STOPPED
+
+
+def _started_ns(stat: bytes) -> int:
+    """Return the start of a process by `perf_counter_ns`, exact to 10 ms."""
+    # The numbers after the name begin with the third, the state; the start is the 22nd.
+    ticks = int(stat.rpartition(b") ")[2].split()[19])
+    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // _TICKS
+    return time.perf_counter_ns() - age_ns
 
 
 def _run_delay_ns(file: int) -> int:
@@ -221,6 +231,11 @@ class Server:
         )
         if len(self.samples) > 2 * _SAMPLES:
             self.samples = self.samples[-_SAMPLES:]
+
+    def start_after(self, at_ns: int) -> int | None:
+        """Return when the newest process of the server started, if that was after `at_ns`."""
+        newest_ns = max((process.started_ns for process in self._processes), default=at_ns)
+        return newest_ns if newest_ns > at_ns else None
 
     def figures_between(self, bounds_ns: list[int]) -> list[tuple[float, ...]] | None:
         """Return CPU time, run delay, stopped and throttled time between each two bounds, in seconds.

@@ -99,6 +99,7 @@ class Call:
         last_data: When the client read the last data.
         last_age: How long this data had been in the socket.
         process: Times of the server process by phase, or in the whole call, if it runs on this machine.
+        process_start: When a process of the server started, if that was during the call.
         engine_span: Start and end of the engine's own span of the call.
         go: Start of the prefill.
         prefilled: End of the prefill.
@@ -131,6 +132,7 @@ class Call:
     prompt: Prompt | None = None
     cache_prompt: bool | None = None
     process: Mapping[str, ProcessTimes] = field(default_factory=dict[str, ProcessTimes])
+    process_start: float | None = None
     slots: int | None = None
     engine_span: tuple[float, float] | None = None
     go: float = 0.0

@@ -115,6 +115,7 @@ def _read_call(joined: JoinedCall, run: int, start_ns: int) -> Call:
         cache_prompt=cache_prompt if isinstance(cache_prompt, bool) else None,
         prompt=_prompt(found),
         process=_process_times(found),
+        process_start=_milliseconds(found.get(names.SERVER_PROCESS_START)),
         engine_span=_engine_span(joined),
         **_client_times(found),
     )

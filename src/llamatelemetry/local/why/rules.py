@@ -50,7 +50,7 @@ def parts_of(
         late=call.duration - call.arrived,
     )
     rules = _Rules(call, rates, occupancy, ledger, events or Events())
-    rules.load()
+    rules.load(sent)
     rules.before(sent)
     if call.has_phases:
         rules.wait(sent)
@@ -78,12 +78,17 @@ class _Rules:
         self._ledger = ledger
         self._events = events
 
-    def load(self) -> None:
+    def load(self, sent: float) -> None:
         """Take the time that the server needed to load its model."""
         loads = self._events.loads.get(self._call.server, ())
         ms = overlap_ms(loads, *self._period(0.0, self._call.go)) if loads else 0.0
         evidence = f"the server was starting for {ms:.0f} ms of the wait"
-        for segment in ("before", "wait"):
+        segments, start = ("before", "wait"), self._call.process_start
+        if not ms and start is not None:  # A router starts a process for each model.
+            segments, ms = ("wait",), self._call.go - max(start, sent)
+            after = f"{max(0.0, start - sent):.0f} ms after the request was sent"
+            evidence = f"a process of the server started {after}"
+        for segment in segments:
             ms -= self._ledger.take(segment, "model_load", ms, evidence)
 
     def whole_call(self) -> None:
