@@ -217,7 +217,7 @@ def test_few_undisturbed_calls_give_phases_and_no_rates():
 
     assert explanation.servers[0].prefill_ms_per_token is None
     assert milliseconds(found)["prefill_new"] == 900
-    assert "4 calls ran alone, and 6 are needed" in found.unknown[0]
+    assert "6 calls that ran alone are needed, and there were 4" in found.unknown[0]
 
 
 def relayed(number: int, at: float, **options: Any) -> SpanRecord:

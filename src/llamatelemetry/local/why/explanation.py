@@ -238,6 +238,11 @@ class Explanation:
 
         return as_text(self)
 
+    def _repr_html_(self) -> str:
+        from llamatelemetry.local.why.text import as_html
+
+        return as_html(self)
+
 
 def application_ms(calls: Iterable[CallExplanation]) -> float:
     """Return the ms between the first and the last call of each trace without a call.
