@@ -1,9 +1,9 @@
 """Cost of the option `diagnostics`: CPU time on the thread of the call, and bytes on its span.
 
-An openai client calls a server in another process over loopback. Calls without the plugin, and with
-the option off and on, alternate in small blocks. Times are microseconds of CPU time of this thread
-in the fastest call of all blocks, because other programs only ever make a call slower. They exclude
-the server. Bytes are the median size of the attributes in OTLP.
+An openai client calls a server in another process over loopback, with each prompt in turn without the
+plugin, and with the option off and on. Times are medians in microseconds of CPU time of this thread,
+and exclude the server. What the option adds is the median difference for the same prompt, so that it
+depends little on the load of the machine. Bytes are the median size of the attributes in OTLP.
 
     python benchmarks/diagnostics.py [--blocks 40]
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
 import subprocess
@@ -109,24 +108,25 @@ def server() -> Iterator[str]:
 def compare(
     call: Callable[[Any], object], prompts: Iterator[Any], times: int, blocks: int
 ) -> tuple[float, float, float]:
-    """Return the least CPU time without the plugin, with it, and with diagnostics, of a call."""
+    """Return the CPU time without the plugin and with it, and what diagnostics add to a call."""
     sdk = providers()
-    found = [math.inf] * 3
+    found: list[list[float]] = [[], [], []]
     for _ in range(blocks):
-        first, *chosen = islice(prompts, times + 1)
-        for index, config in enumerate((None, False, True)):
-            if config is not None:
-                options = LlamaTelemetryConfig(diagnostics=config)
-                OpenAIInstrumentor().instrument(**sdk, config=options)
-            call(first)
-            for prompt in chosen:
-                found[index] = min(found[index], block(partial(call, prompt), 1))
-            if config is not None:
-                OpenAIInstrumentor().uninstrument()
+        for number, prompt in enumerate(islice(prompts, times + 1)):
+            for index, config in enumerate((None, False, True)):
+                if config is not None:
+                    options = LlamaTelemetryConfig(diagnostics=config)
+                    OpenAIInstrumentor().instrument(**sdk, config=options)
+                took_us = block(partial(call, prompt), 1)
+                if number:  # not the start of a conversation
+                    found[index].append(took_us)
+                if config is not None:
+                    OpenAIInstrumentor().uninstrument()
     for provider in sdk.values():
         provider.shutdown()
     bare, off, on = found
-    return bare, off, on
+    added = statistics.median(one - other for one, other in zip(on, off, strict=True))
+    return statistics.median(bare), statistics.median(off), added
 
 
 def span_bytes(call: Callable[[Any], object], prompts: list[Any]) -> float:
@@ -171,7 +171,7 @@ def main() -> int:
         (f"streamed chunk ({CHUNKS} a call)", new_prompts(20), True, 2),
     ]
     with server() as origin, openai.OpenAI(base_url=f"{origin}/v1", api_key="none") as client:
-        print(f"{'':<32}{'bare':>10}{'off':>10}{'on':>10}{'added us':>10}{'on/off':>8}{'bytes':>8}")
+        print(f"{'':<32}{'bare':>10}{'off':>10}{'added':>10}{'bytes':>8}")
         for name, prompts, is_stream, times in cases:
 
             def call(messages: Any, is_stream: bool = is_stream) -> None:
@@ -183,15 +183,12 @@ def main() -> int:
                         pass
 
             call(next(prompts))
-            bare, off, on = (
+            bare, off, added = (
                 each / (CHUNKS if is_stream else 1)
                 for each in compare(call, prompts, times, blocks)
             )
             size = span_bytes(call, list(islice(prompts, 14)))
-            print(
-                f"{name:<32}{bare:>10.1f}{off:>10.1f}{on:>10.1f}{on - off:>10.1f}"
-                f"{on / off:>8.2f}{size:>8.0f}"
-            )
+            print(f"{name:<32}{bare:>10.1f}{off:>10.1f}{added:>10.1f}{size:>8.0f}")
         print(f"sampling of the server's processes: {sampling_share(origin):.2%} of a core")
     return 0
 

@@ -123,7 +123,9 @@ def parts_named(call: CallExplanation, name: str) -> list[str]:
 
 @pytest.mark.needs("xllamacpp")
 def test_call_that_waits_for_a_starting_server_waits_for_its_model(tmp_path: Path):
-    done = run("--output", "run.db", "--no-report", "--", sys.executable, "-c", STARTING, cwd=tmp_path)
+    done = run(
+        "--output", "run.db", "--no-report", "--", sys.executable, "-c", STARTING, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
     (call,) = llamatelemetry.why(tmp_path / "run.db").calls

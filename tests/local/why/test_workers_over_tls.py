@@ -180,5 +180,7 @@ def test_causes_of_each_worker_are_found(calls: dict[str, list[CallExplanation]]
 def test_no_call_is_blamed_on_the_process_of_the_proxy(explanation: Explanation):
     blamed = {"server_stopped", "server_cpu_wait", "network_before", "model_load", "throttled"}
     assert not blamed & {call.top_cause for call in explanation.calls}
-    assert not any(part.evidence for c in explanation.calls for part in c.parts if part.name in blamed)
+    assert not any(
+        part.evidence for c in explanation.calls for part in c.parts if part.name in blamed
+    )
     assert any("it is a proxy" in note for note in explanation.notes)

@@ -179,7 +179,9 @@ class CallDiagnostics:
                 found.update(_server_figures(self._server, outcome, ended_ns))
                 start_ns = self._server.start_after(self._started_ns)
                 if start_ns is not None:
-                    found[names.SERVER_PROCESS_START] = round((start_ns - self._started_ns) / 1e9, 4)
+                    found[names.SERVER_PROCESS_START] = round(
+                        (start_ns - self._started_ns) / 1e9, 4
+                    )
         except Exception as error:
             internal_errors.log_once("recording diagnostics", error)
         return found

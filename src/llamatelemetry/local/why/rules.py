@@ -309,11 +309,11 @@ class _Rules:
             evidence += f", and idle for {more:,.0f} ms beside it"
         self._ledger.take(segment, "server_stopped", stopped, evidence)
         throttled = min(process.throttled, process.run_delay)
-        for name, waited, evidence in (
+        for name, ms, evidence in (
             ("throttled", throttled, "with the CPU limit of its container used up"),
             ("server_cpu_wait", process.run_delay - throttled, "in the run queue"),
         ):
-            waited = min(waited, self._ledger.left[segment] - expected)
+            waited = min(ms, self._ledger.left[segment] - expected)
             self._ledger.take(segment, name, waited, f"{waited:,.0f} ms of the {phase} {evidence}")
 
 
