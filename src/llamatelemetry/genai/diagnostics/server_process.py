@@ -67,13 +67,13 @@ class _Process:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.started_ns = _started_ns(Path(f"/proc/{pid}/stat").read_bytes())
         self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         self.threads: dict[int, tuple[int, int]] = {}  # file and last run delay, by thread
         self._ran_ns: dict[int, int] = {}
         # The clock of another process, as `clock_getcpuclockid(3)` returns it on Linux.
         self._clock = (~pid << 3) | 2
         self._cpu_ns: int | None = None
-        self.started_ns = _started_ns(os.pread(self._stat, 512, 0))
         self._limit = CpuLimit(pid)
         self._throttled_ns = self._limit.throttled_ns()
 
