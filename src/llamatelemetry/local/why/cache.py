@@ -134,10 +134,12 @@ def _repeated_output(prompt: Prompt, total: int, earlier: Call) -> int:
     output was changed, for example by leaving out the reasoning.
     """
     output = (earlier.recorded.output_tokens or 0) - 1
-    known = sum(section.count for section in earlier.prompt.sections) if earlier.prompt else 0
+    known = (
+        sum(section.section_count for section in earlier.prompt.sections) if earlier.prompt else 0
+    )
     if output <= 0 or not known:
         return 0
-    before = accumulate((section.count for section in prompt.sections), initial=0)
+    before = accumulate((section.section_count for section in prompt.sections), initial=0)
     answer = dict(zip(before, prompt.sections, strict=False)).get(known)
     if answer is None or answer.kind != "assistant":
         return 0

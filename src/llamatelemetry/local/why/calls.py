@@ -42,7 +42,7 @@ class Section(NamedTuple):
     digest: str
 
     @property
-    def count(self) -> int:
+    def section_count(self) -> int:
         """Number of sections: that of a group is in its kind, such as `*5`."""
         return int(self.kind[1:]) if self.kind[:1] == "*" and self.kind[1:].isdecimal() else 1
 
