@@ -1,9 +1,9 @@
 """Cost of the option `diagnostics`: CPU time on the thread of the call, and bytes on its span.
 
-An openai client calls a server in another process over loopback. Calls with the option off and on
-alternate in small blocks, so the ratio does not depend on the speed of the machine. Times are
-medians in microseconds of CPU time of this thread, and exclude the server. Bytes are those of the
-attributes in OTLP.
+An openai client calls a server in another process over loopback, with each prompt in turn without the
+plugin, and with the option off and on. Times are medians in microseconds of CPU time of this thread,
+and exclude the server. What the option adds is the median difference for the same prompt, so that it
+depends little on the load of the machine. Bytes are the median size of the attributes in OTLP.
 
     python benchmarks/diagnostics.py [--blocks 40]
 """
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -67,18 +68,22 @@ def text(chars: int) -> str:
     return " ".join(words)[:chars]
 
 
-def conversation(chars: int, turns: int) -> Iterator[list[dict[str, str]]]:
-    """Yield the prompts of conversations that grow to `chars`, as an agent sends them."""
+def conversations(chars: int, turns: int) -> Iterator[list[dict[str, str]]]:
+    """Yield the prompts of conversations of 2 * `turns` turns, as an agent sends them.
+
+    The first prompt of each has half of the turns and nearly all of the characters. The `turns`
+    prompts after it add a short turn each, up to `chars` characters.
+    """
     while True:
         messages = [{"role": "system", "content": text(chars // 4)}]
-        for _ in range(turns):
-            size = chars * 3 // 8 // turns
+        for turn in range(2 * turns + 1):
+            size = chars * 11 // 16 // 2 // turns if turn < turns else chars // 32 // turns
+            if turn >= turns:  # As parsed from JSON: other objects than in the call before.
+                yield json.loads(json.dumps(messages))
             messages += [
-                {"role": "user", "content": text(size)},
                 {"role": "assistant", "content": text(size)},
+                {"role": "user", "content": text(size)},
             ]
-            # As parsed from JSON: other objects than in the call before.
-            yield json.loads(json.dumps(messages))
 
 
 def new_prompts(chars: int) -> Iterator[list[dict[str, str]]]:
@@ -103,23 +108,25 @@ def server() -> Iterator[str]:
 def compare(
     call: Callable[[Any], object], prompts: Iterator[Any], times: int, blocks: int
 ) -> tuple[float, float, float]:
-    """Return the CPU time without the plugin, with it, and with diagnostics, per call."""
+    """Return the CPU time without the plugin and with it, and what diagnostics add to a call."""
     sdk = providers()
     found: list[list[float]] = [[], [], []]
     for _ in range(blocks):
-        chosen = list(islice(prompts, times))
-        for index, config in enumerate((None, False, True)):
-            if config is not None:
-                options = LlamaTelemetryConfig(diagnostics=config)
-                OpenAIInstrumentor().instrument(**sdk, config=options)
-            following = iter(chosen)
-            found[index].append(block(lambda: call(next(following)), times))  # noqa: B023
-            if config is not None:
-                OpenAIInstrumentor().uninstrument()
+        for number, prompt in enumerate(islice(prompts, times + 1)):
+            for index, config in enumerate((None, False, True)):
+                if config is not None:
+                    options = LlamaTelemetryConfig(diagnostics=config)
+                    OpenAIInstrumentor().instrument(**sdk, config=options)
+                took_us = block(partial(call, prompt), 1)
+                if number:  # not the start of a conversation
+                    found[index].append(took_us)
+                if config is not None:
+                    OpenAIInstrumentor().uninstrument()
     for provider in sdk.values():
         provider.shutdown()
-    bare, off, on = map(statistics.median, found)
-    return bare, off, on
+    bare, off, on = found
+    added = statistics.median(one - other for one, other in zip(on, off, strict=True))
+    return statistics.median(bare), statistics.median(off), added
 
 
 def span_bytes(call: Callable[[Any], object], prompts: list[Any]) -> float:
@@ -157,14 +164,14 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=40, help="Blocks of each case")
     blocks = parser.parse_args().blocks
     cases: list[tuple[str, Iterator[list[dict[str, str]]], bool, int]] = [
-        ("16,000 characters, growing", conversation(16_000, 12), False, 12),
-        ("16,000 characters, all new", new_prompts(16_000), False, 10),
-        ("650,000 characters, growing", conversation(650_000, 12), False, 2),
+        ("16,000 characters, growing", conversations(16_000, 6), False, 6),
+        ("16,000 characters, all new", new_prompts(16_000), False, 6),
+        ("650,000 characters, growing", conversations(650_000, 6), False, 6),
         ("650,000 characters, all new", new_prompts(650_000), False, 2),
         (f"streamed chunk ({CHUNKS} a call)", new_prompts(20), True, 2),
     ]
     with server() as origin, openai.OpenAI(base_url=f"{origin}/v1", api_key="none") as client:
-        print(f"{'':<32}{'bare':>10}{'off':>10}{'on':>10}{'added us':>10}{'on/off':>8}{'bytes':>8}")
+        print(f"{'':<32}{'bare':>10}{'off':>10}{'added':>10}{'bytes':>8}")
         for name, prompts, is_stream, times in cases:
 
             def call(messages: Any, is_stream: bool = is_stream) -> None:
@@ -176,15 +183,12 @@ def main() -> int:
                         pass
 
             call(next(prompts))
-            bare, off, on = (
+            bare, off, added = (
                 each / (CHUNKS if is_stream else 1)
                 for each in compare(call, prompts, times, blocks)
             )
-            size = span_bytes(call, list(islice(prompts, 12)))
-            print(
-                f"{name:<32}{bare:>10.1f}{off:>10.1f}{on:>10.1f}{on - off:>10.1f}"
-                f"{on / off:>8.2f}{size:>8.0f}"
-            )
+            size = span_bytes(call, list(islice(prompts, 14)))
+            print(f"{name:<32}{bare:>10.1f}{off:>10.1f}{added:>10.1f}{size:>8.0f}")
         print(f"sampling of the server's processes: {sampling_share(origin):.2%} of a core")
     return 0
 

@@ -1,9 +1,11 @@
 """llama.cpp's server behind a proxy that delays, stalls or rejects requests on demand.
 
-    python scripts/_why_server.py CORE
+    python scripts/_why_server.py --core 1
+    python scripts/_why_server.py --upstream 8080 --certificate cert.pem --key key.pem
 
 Prints the port of the proxy. Both run in this process on one CPU core, so that the listening process
-is the server. The request header `x-fault` selects the fault of a request:
+is the server. With `--upstream`, only the proxy runs, in front of another server. With a
+certificate it speaks TLS. The request header `x-fault` selects the fault of a request:
 
     delay=MS     forward the request later
     stall=N:MS   pause before the Nth piece of the response
@@ -12,9 +14,11 @@ is the server. The request header `x-fault` selects the fault of a request:
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
+import ssl
 import sys
 from urllib.parse import urlsplit
 
@@ -102,9 +106,20 @@ class Proxy:
 
 async def main() -> None:
     """Serve until the process is ended."""
-    os.sched_setaffinity(0, {int(sys.argv[1])})
-    server, port = start_server()
-    proxy = await asyncio.start_server(Proxy(port).serve, "127.0.0.1", 0)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--core", type=int)
+    parser.add_argument("--upstream", type=int)
+    parser.add_argument("--certificate")
+    parser.add_argument("--key")
+    options = parser.parse_args()
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})
+    server, port = (None, options.upstream) if options.upstream else start_server()
+    tls = None
+    if options.certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(options.certificate, options.key)
+    proxy = await asyncio.start_server(Proxy(port).serve, "127.0.0.1", 0, ssl=tls)
     sys.stdout.write(f"{proxy.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     async with proxy:

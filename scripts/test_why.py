@@ -191,7 +191,7 @@ def record(folder: Path, seed: int, plan: list[Any]) -> None:
 def server(core: int) -> Iterator[tuple[int, int]]:
     """Run the server with its proxy. Yield its process id and port."""
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "_why_server.py"), str(core)],
+        [sys.executable, str(SCRIPTS / "_why_server.py"), "--core", str(core)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OTEL_SDK_DISABLED": "true"},

@@ -7,6 +7,7 @@ import re
 from llamatelemetry._table import html_table, text_table
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from tests.support.example_results import EVIL, results
+from tests.support.explained_calls import call, explained
 
 
 def test_text_table_aligns_columns_and_escapes_control_characters() -> None:
@@ -30,6 +31,15 @@ def test_benchmark_results_are_a_table_in_notebooks() -> None:
     shown = results(model=EVIL)._repr_html_()
     assert EVIL not in shown
     assert "TTFT (ms)</td>" in shown
+
+
+def test_explanations_are_tables_in_notebooks() -> None:
+    slow = call(99, 200_000, wait=505, **{"gen_ai.response.model": EVIL, "error.type": EVIL})
+    shown = explained(slow)._repr_html_()
+    assert EVIL not in shown
+    assert shown.count("<table") == 2
+    assert "decode of the output</td>" in shown
+    assert explained(quiet=[])._repr_html_() == "No LLM call recorded."
 
 
 def test_trace_graphs_are_tables_in_notebooks() -> None:

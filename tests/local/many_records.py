@@ -1,4 +1,4 @@
-"""Recordings of any size with the spans, attributes and random ids of a real run."""
+"""Recordings of any size with the spans, attributes, diagnostics and random ids of a real run."""
 
 from __future__ import annotations
 
@@ -46,6 +46,20 @@ def _call(chance: random.Random, start_ns: int) -> list[SpanRecord]:
         "llamatelemetry.queue_duration": queue / 1000,
         "server.address": "127.0.0.1",
         "server.port": 8080,
+        "llamatelemetry.client.connect": [0.0002, 0.0007],
+        "llamatelemetry.client.sent": 0.001,
+        "llamatelemetry.client.headers": queue / 1000 + 0.001,
+        "llamatelemetry.client.last_data": (queue + prefill + decode + 2) / 1000,
+        "llamatelemetry.client.read_delay": [0.0, 0.001],
+        "llamatelemetry.prompt.sections": [
+            f"{kind}:{chance.randint(40, 900)}:{chance.getrandbits(32):08x}"
+            for kind in ("tools", "tools", "system", "user")
+        ],
+        "llamatelemetry.prompt.chars": 2000,
+        "llamatelemetry.prompt.reference": f"{chance.getrandbits(64):016x}",
+        "llamatelemetry.prompt.common_chars": chance.randint(0, 1900),
+        "llamatelemetry.server.cpu": [0.0, prefill / 1000, decode / 1000],
+        "llamatelemetry.server.run_delay": [0.0, chance.uniform(0, 0.1), 0.0],
     }
     total = queue + prefill + decode + 3
 

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.cpu_limit import cpu_limit
+
 # Names another llama-server for the tests, such as one that was built on this machine.
 SERVER_VARIABLE = "TEST_LLAMA_SERVER"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -166,6 +168,17 @@ def _openssl() -> None:
         assert certificate.stat().st_size
 
 
+def _cpu_limit() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            with cpu_limit(process.pid, share=0.5):
+                pass
+        except OSError as error:
+            raise MissingError(f"this system allows no CPU limit: {error}") from error
+        finally:
+            process.kill()
+
+
 def _ps() -> None:
     processes = _run("ps", "-ww", "-eo", "pid=,args=")
     assert f"{os.getpid()} " in processes, "ps does not list this process"
@@ -233,6 +246,7 @@ PROBES = {
     "victoria-metrics": Probe(_victoria_metrics),
     "openssl": Probe(_openssl),
     "ps": Probe(_ps),
+    "cpu-limit": Probe(_cpu_limit),
     "pandas": _package("pandas", "scripts/install dev"),
     "celery": _package("celery", "scripts/install dev"),
     "gevent": _package("gevent", "scripts/install dev"),

@@ -138,6 +138,8 @@ PROMPT_REFERENCE: Final = "llamatelemetry.prompt.reference"
 PROMPT_COMMON_CHARS: Final = "llamatelemetry.prompt.common_chars"
 PROMPT_SAME_CHARS: Final = "llamatelemetry.prompt.same_chars"
 PROMPT_FIRST_CHANGE: Final = "llamatelemetry.prompt.first_change"
+# The end of its value if the prompts have the same tools in another order.
+TOOLS_REORDERED: Final = " order"
 PROMPT_CHANGE_AT: Final = "llamatelemetry.prompt.change_at"
 PROMPT_PREFIX_REFERENCE: Final = "llamatelemetry.prompt.prefix_reference"
 PROMPT_PREFIX_CHARS: Final = "llamatelemetry.prompt.prefix_chars"
@@ -146,6 +148,8 @@ REQUEST_ID_SLOT: Final = "llamatelemetry.request.id_slot"
 SERVER_CPU: Final = "llamatelemetry.server.cpu"
 SERVER_RUN_DELAY: Final = "llamatelemetry.server.run_delay"
 SERVER_STOPPED: Final = "llamatelemetry.server.stopped"
+SERVER_THROTTLED: Final = "llamatelemetry.server.throttled"
+SERVER_PROCESS_START: Final = "llamatelemetry.server.process_start"
 
 # Sampling decisions.
 SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"

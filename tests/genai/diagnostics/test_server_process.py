@@ -18,8 +18,9 @@ import pytest
 
 from llamatelemetry.genai import stop_finalizer
 from llamatelemetry.genai.diagnostics.server_process import Sample, Server, ServerSampler, sampler
+from tests.support.cpu_limit import cpu_limit
 from tests.support.diagnostics import found
-from tests.support.llama_server import LlamaServer
+from tests.support.llama_server import LlamaServer, embedded_server
 from tests.support.recorder import Recorder
 from tests.support.scripted_stream import Script, openai_call, scripted_server
 from tests.support.waiting import wait_for
@@ -112,6 +113,20 @@ def test_stopped_server_is_told_from_a_busy_one(diagnosed: Recorder, llama_serve
     assert sum(figures["stopped"]) > 0
 
 
+@pytest.mark.needs("cpu-limit")
+def test_cpu_limit_of_a_real_server_is_told_from_a_busy_machine(
+    diagnosed: Recorder,
+):
+    with embedded_server() as llama, cpu_limit(llama.pid, share=0.3):
+        warm_up = Call()
+        server = sampler.open(llama.origin, warm_up)
+        assert server is not None
+        wait_for(lambda: len(server.samples) > 1)
+        with openai.OpenAI(base_url=llama.url, api_key="none") as client:
+            while not any("throttled" in each for each in found(diagnosed, "server")):
+                ask(client, "Count to ten. " * 20)
+
+
 def test_server_without_phases_has_one_figure_for_the_attempt(
     diagnosed: Recorder, listener: tuple[Any, str]
 ):
@@ -200,11 +215,11 @@ def test_figures_are_interpolated_between_samples():
         [
             Sample(0, 0, 0, 0),
             Sample(second, second, 0, second // 2),
-            Sample(2 * second, *[second] * 3),
+            Sample(2 * second, *[second] * 3, second // 4),
         ]
     )
     halves = server.figures_between([0, second // 2, second, 3 * second])
-    assert halves == [(0.5, 0.0, 0.25), (0.5, 0.0, 0.25), (0.0, 1.0, 0.5)]
+    assert halves == [(0.5, 0.0, 0.25, 0.0), (0.5, 0.0, 0.25, 0.0), (0.0, 1.0, 0.5, 0.25)]
     assert server.figures_between([-second, second]) is None
 
 

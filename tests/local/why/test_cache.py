@@ -56,7 +56,7 @@ def test_growing_conversation_in_the_cache_is_normal():
         (
             5,
             {
-                "first_change": "tools[0]",
+                "first_change": "tools[0] order",
                 "common_chars": 20,
                 "sections": sections(*reversed(TOOLS), *TEXTS),
             },
@@ -95,6 +95,15 @@ def test_prompt_is_evicted_while_other_prompts_ran():
     assert "dropped from the cache while 2 other prompts ran on this server" in again.evidence
     # 150 + 11 - 1 tokens of the reference at 5 ms each.
     assert again.ms == pytest.approx(800, abs=1)
+
+
+def test_answer_of_a_long_conversation_is_found_behind_grouped_sections():
+    start = (("system", 1000, "s"), ("*5", 400, "g"), ("user", 100, "u"))
+    before = reference(**{"llamatelemetry.prompt.sections": sections(*start)})
+
+    found = target(before, call(95, AT - 5000), after(0, sections=sections(*start, *TEXTS[2:])))
+
+    assert part(found, "prefill_again").ms == pytest.approx(800, abs=1)
 
 
 def test_slot_of_a_running_reference_is_busy():

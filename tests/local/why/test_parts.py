@@ -62,6 +62,8 @@ _ATTRIBUTES: dict[str, st.SearchStrategy[Any]] = {
     names.SERVER_CPU: _many_seconds,
     names.SERVER_RUN_DELAY: _many_seconds,
     names.SERVER_STOPPED: _many_seconds,
+    names.SERVER_THROTTLED: _many_seconds,
+    names.SERVER_PROCESS_START: _seconds,
     names.ERROR_TYPE: st.just("timeout"),
 }
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 import llamatelemetry
+from llamatelemetry.llama.embedded import find_demo_model
 from llamatelemetry.local.why import CallExplanation
 from tests.support.llama_server import LlamaServer
+from tests.support.probes import llama_server_program
 from tests.support.run_commands import run
 
 PROGRAM = """
@@ -41,6 +44,38 @@ async def main():
 
 
 asyncio.run(main())
+"""
+
+STARTING = """
+import socket, threading
+from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
+from llamatelemetry.llama.embedded import find_demo_model
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = free.getsockname()
+
+def ask():
+    while socket.socket().connect_ex(address):
+        pass
+    with LlamaCppClient(f"http://127.0.0.1:{address[1]}", load_wait_s=90) as client:
+        client.chat([{"role": "user", "content": "Hi"}], max_tokens=2)
+
+asking = threading.Thread(target=ask)
+asking.start()
+with ServerManager(ServerConfig(find_demo_model(), port=address[1], threads=1)):
+    asking.join()
+"""
+ROUTER = """
+import sys
+from llamatelemetry.llama import LlamaCppClient, ServerConfig, ServerManager
+
+config = ServerConfig("models", port=0, threads=1, n_ctx=512, n_gpu_layers=0)
+with ServerManager(config, binary=sys.argv[1]) as manager, LlamaCppClient(manager.url) as client:
+    for _ in range(2):
+        client.chat(
+            [{"role": "user", "content": "Hi"}], max_tokens=2, model=client.models()["data"][0]["id"]
+        )
 """
 
 
@@ -80,3 +115,37 @@ def test_causes_of_real_repeated_prefills_are_found(calls: list[CallExplanation]
     assert found[8] == ["cache_not_used"]
     (again,) = [part for part in calls[7].parts if part.name == "prefill_again"]
     assert "messages[0] system changed" in again.evidence
+
+
+def parts_named(call: CallExplanation, name: str) -> list[str]:
+    return [part.evidence for part in call.parts if part.name == name]
+
+
+@pytest.mark.needs("xllamacpp")
+def test_call_that_waits_for_a_starting_server_waits_for_its_model(tmp_path: Path):
+    done = run(
+        "--output", "run.db", "--no-report", "--", sys.executable, "-c", STARTING, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+    (call,) = llamatelemetry.why(tmp_path / "run.db").calls
+
+    (evidence,) = parts_named(call, "model_load")
+    assert evidence.startswith("the server was starting for")
+
+
+@pytest.mark.slow
+@pytest.mark.needs("llama-server")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc of Linux")
+def test_first_call_of_a_model_waits_until_the_router_has_loaded_it(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / find_demo_model().name).symlink_to(find_demo_model())
+    command = [sys.executable, "-c", ROUTER, str(llama_server_program())]
+    done = run("--output", "run.db", "--no-report", "--", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    first, second = llamatelemetry.why(tmp_path / "run.db").calls
+
+    (evidence,) = parts_named(first, "model_load")
+    assert evidence.startswith("a process of the server started")
+    assert not parts_named(second, "model_load")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llamatelemetry.local.records import SpanRecord
 from tests.support.explained_calls import call, explained, milliseconds, part, quiet_calls, target
 
 AT = 200_000.0
@@ -74,8 +75,24 @@ def test_normal_call_has_only_work():
             400,
         ),
         (
+            {"wait": 905, "llamatelemetry.server.process_start": 0.102},
+            "model_load",
+            805,
+        ),
+        (
             {"decode": 500, "process": {"run_delay": [0, 0, 400]}},
             "server_cpu_wait",
+            400,
+        ),
+        (
+            {"decode": 500, "process": {"run_delay": [0, 0, 400], "throttled": [0, 0, 300]}},
+            "throttled",
+            300,
+        ),
+        # Two CPUs were throttled at once. The busiest thread waited for 400 ms.
+        (
+            {"decode": 500, "process": {"run_delay": [0, 0, 400], "throttled": [0, 0, 700]}},
+            "throttled",
             400,
         ),
         ({"decode": 500}, "unknown", 400),
@@ -200,4 +217,32 @@ def test_few_undisturbed_calls_give_phases_and_no_rates():
 
     assert explanation.servers[0].prefill_ms_per_token is None
     assert milliseconds(found)["prefill_new"] == 900
-    assert "4 calls ran alone, and 6 are needed" in found.unknown[0]
+    assert "6 calls that ran alone are needed, and there were 4" in found.unknown[0]
+
+
+def relayed(number: int, at: float, **options: Any) -> SpanRecord:
+    """Return a call through a proxy: the process that listens only passes on the tokens."""
+    return call(number, at, process={"cpu": [3.0, 1.0, 2.0]}, **options)
+
+
+def test_process_that_does_not_do_the_work_is_a_proxy():
+    quiet = [relayed(number, 10_000 * number, processed=10 + 10 * number) for number in range(10)]
+
+    explanation = explained(relayed(99, AT, wait=505), quiet=quiet)
+
+    assert explanation.calls[-1].top_cause == "unknown"
+    assert explanation.notes[-1] == (
+        "The process that listens at 127.0.0.1:8080 used almost no CPU time while the engine "
+        "worked, so it is a proxy. Its times are not used. To see the server process, use its own "
+        "port."
+    )
+
+
+def test_slots_are_not_the_requests_that_overlap_for_a_moment():
+    pairs = [call(number + 20, 10_000 * number + 3) for number in range(10)]
+    # Its headers were read late, so its prefill seems to begin before the other calls ended.
+    moment = call(98, 90_000 + 255, processed=20)
+
+    explanation = explained(*pairs, moment)
+
+    assert explanation.servers[0].slots == 2

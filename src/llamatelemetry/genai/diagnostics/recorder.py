@@ -177,6 +177,11 @@ class CallDiagnostics:
             if self._server is not None:
                 self._server.calls.discard(self)
                 found.update(_server_figures(self._server, outcome, ended_ns))
+                start_ns = self._server.start_after(self._started_ns)
+                if start_ns is not None:
+                    found[names.SERVER_PROCESS_START] = round(
+                        (start_ns - self._started_ns) / 1e9, 4
+                    )
         except Exception as error:
             internal_errors.log_once("recording diagnostics", error)
         return found
@@ -207,8 +212,10 @@ def _server_figures(
     figures = server.figures_between(bounds_ns)
     if figures is None:
         return
-    cpu_s, run_delay_s, stopped_s = zip(*figures, strict=True)
+    cpu_s, run_delay_s, stopped_s, throttled_s = zip(*figures, strict=True)
     yield names.SERVER_CPU, cpu_s
     yield names.SERVER_RUN_DELAY, run_delay_s
     if any(stopped_s):
         yield names.SERVER_STOPPED, stopped_s
+    if any(throttled_s):
+        yield names.SERVER_THROTTLED, throttled_s

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from llamatelemetry.genai.diagnostics.sections import TOOLS
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ _PROMPTS_OF_A_MODEL: Final = 64
 _MODELS: Final = 32
 # Of these newest prompts, and the one with the longest common prefix, all shared sections count.
 _COMPARED_WHOLLY: Final = 8
-_SINGLE_ENTRIES: Final = 20
-_ENTRIES: Final = 40
-_GROUP: Final = 10
+# Sections that are an entry of their own: at the start the tools and the system prompt, at the end
+# what the prompt has more than the one before.
+_FIRST: Final = 8
+_LAST: Final = 2
+_GROUP: Final = 5
+_GROUPED_ENTRIES: Final = 34
 
 
 class Prompt:
@@ -52,6 +56,7 @@ class Shared(NamedTuple):
         prefix_chars: Length of the common prefix.
         same_chars: Characters that are the same in any position.
         change: Index of the first section that differs; `None` if one prompt begins with the other.
+        is_reordered: Whether that section is a tool, and both prompts have the same tools.
         change_at: Characters at the start of that section that are the same.
     """
 
@@ -60,6 +65,7 @@ class Shared(NamedTuple):
     same_chars: int
     change: int | None
     change_at: int
+    is_reordered: bool = False
 
 
 class PromptHistory:
@@ -97,6 +103,8 @@ def _find(new: Sequence[Section], earlier: Sequence[Prompt]) -> tuple[Shared, Sh
             shared = Shared(prompt, chars, chars, None, 0)
             return (shared, shared) if chars else None
         candidates.append((chars, count, prompt))
+        if len(candidates) == _COMPARED_WHOLLY and not new[0].is_known:
+            break  # No earlier prompt begins with this section.
     longest = max(candidates, key=lambda each: each[0], default=None)
     if longest is None:
         return None
@@ -112,6 +120,8 @@ def _find(new: Sequence[Section], earlier: Sequence[Prompt]) -> tuple[Shared, Sh
 
 def _common_sections(new: Sequence[Section], old: Sequence[Section]) -> tuple[int, int]:
     count = chars = 0
+    if new[0].digest != old[0].digest:  # Most prompts of another conversation end here.
+        return 0, 0
     for one, other in zip(new, old, strict=False):
         if one is not other and one.digest != other.digest:
             break
@@ -137,7 +147,12 @@ def _compare(new: Sequence[Section], prompt: Prompt, count: int, chars: int) -> 
             start, end = section.common_ends(partner)
             same += start + end
             head = start if index == 0 else head
-    return Shared(prompt, chars + head, same, count, head)
+    is_reordered = new[count].kind == TOOLS and _tools(new) == _tools(old)
+    return Shared(prompt, chars + head, same, count, head, is_reordered)
+
+
+def _tools(sections: Sequence[Section]) -> list[str]:
+    return sorted(section.digest for section in sections if section.kind == TOOLS)
 
 
 def _partner(
@@ -150,25 +165,30 @@ def _partner(
     return None
 
 
+def _entry(section: Section) -> str:
+    return f"{section.kind}:{section.chars}:{section.digest}"
+
+
 def prompt_attributes(
     cache: SectionCache, sections: Sequence[Section]
 ) -> Iterator[tuple[str, AttributeValue]]:
     """Yield the sections of a prompt as span attributes.
 
-    The first sections are entries of their own, such as `system:622:2f46ab12cd34`: kind, characters
-    and hash. Later ones are one entry for each ten, such as `*10:5120:0c1d2e3f4a5b`. The last
-    entry has all that remain.
+    The first and the last sections are entries of their own, such as `system:622:2f46q_Rs`: kind,
+    characters and hash. Between them is one entry for each five, such as `*5:5120:0c1dLj-K`. A
+    prompt that grows has the same groups again, except that the 34th entry has all that remain.
     """
     if not sections:
         return
-    entries = [f"{s.kind}:{s.chars}:{s.digest}" for s in sections[:_SINGLE_ENTRIES]]
-    start = _SINGLE_ENTRIES
-    while start < len(sections):
-        end = start + _GROUP if len(entries) < _ENTRIES - 1 else len(sections)
+    entries = [_entry(section) for section in sections[:_FIRST]]
+    start, last = _FIRST, len(sections) - _LAST
+    while last - start >= _GROUP:
+        end = start + _GROUP if len(entries) < _GROUPED_ENTRIES - 1 else last
         group = sections[start:end]
         chars = sum(section.chars for section in group)
         entries.append(f"*{len(group)}:{chars}:{cache.chain(group)}")
         start = end
+    entries += map(_entry, sections[start:])
     yield names.PROMPT_SECTIONS, tuple(entries)
     yield names.PROMPT_CHARS, sum(section.chars for section in sections)
 
@@ -179,9 +199,11 @@ def reference_attributes(
     """Yield what a prompt shares with earlier ones as span attributes."""
     yield names.PROMPT_REFERENCE, f"{most.prompt.span_id:016x}"
     yield names.PROMPT_COMMON_CHARS, most.prefix_chars
-    yield names.PROMPT_SAME_CHARS, most.same_chars
+    if most.same_chars != most.prefix_chars:
+        yield names.PROMPT_SAME_CHARS, most.same_chars
     if most.change is not None:
-        yield names.PROMPT_FIRST_CHANGE, parts[most.change].name
+        order = names.TOOLS_REORDERED if most.is_reordered else ""
+        yield names.PROMPT_FIRST_CHANGE, parts[most.change].name + order
         yield names.PROMPT_CHANGE_AT, most.change_at
     if prefix.prompt is not most.prompt:
         yield names.PROMPT_PREFIX_REFERENCE, f"{prefix.prompt.span_id:016x}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import marshal
 from array import array
+from base64 import urlsafe_b64encode
 from bisect import bisect_right
 from hashlib import blake2b
 from itertools import accumulate, chain, pairwise, repeat
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 HASH_BYTES: Final = 6
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _OTHER: Final = "other"
-_TOOLS: Final = "tools"
+TOOLS: Final = "tools"
 _MOST_SECTIONS: Final = 1000
 """The sections after these are one section."""
 
@@ -43,7 +44,7 @@ class Section:
     Attributes:
         kind: `tools`, a role, or the name of the field of the request.
         chars: Number of characters.
-        digest: Keyed hash, in hexadecimal digits.
+        digest: Keyed hash, as eight characters of URL-safe base64.
         head: Hashes of the blocks from the start.
         tail: Hashes of the blocks from the end.
         is_known: Whether a prompt before the newest one had this section.
@@ -75,6 +76,8 @@ def _packed_hashes(text: str, blocks: Iterable[slice]) -> bytes:
 
 def _common(some: bytes, others: bytes) -> int:
     """Return the characters of the first blocks that are the same, by bisection."""
+    if some[:_HASH] != others[:_HASH]:  # Texts that share nothing are the most frequent.
+        return 0
     same, differing = 0, min(len(some), len(others)) // _HASH + 1
     while differing - same > 1:
         middle = (same + differing) // 2
@@ -148,7 +151,7 @@ class SectionCache:
     def _digest(self, text: str) -> str:
         hashed = self._hash.copy()
         hashed.update(text.encode("utf-8", "surrogatepass"))
-        return hashed.hexdigest()
+        return urlsafe_b64encode(hashed.digest()).decode()
 
 
 def _json(value: Any) -> str:
@@ -172,13 +175,13 @@ class Part(NamedTuple):
         """The place of the section, such as `tools[0]`, `messages[1] user` or `prompt`."""
         if self.item is None:
             return self.field
-        return f"{self.field}[{self.item}]{'' if self.kind == _TOOLS else ' ' + self.kind}"
+        return f"{self.field}[{self.item}]{'' if self.kind == TOOLS else ' ' + self.kind}"
 
 
 def parts_of(body: Mapping[str, Any]) -> list[Part]:
     """Return the parts of a request in the order of its prompt, which begins with the tools."""
     parts = [
-        Part(name, index, _TOOLS, tool)
+        Part(name, index, TOOLS, tool)
         for name in ("tools", "functions")
         for index, tool in enumerate(_items(body.get(name)))
     ]

@@ -1,4 +1,4 @@
-"""CPU time, wait for a CPU, and stopped time of a server on this machine while calls to it are open.
+"""CPU time, wait for a CPU, and stopped time of a server on this machine while calls are open.
 
 A thread samples the processes of the server every 25 ms, or less often if that would take more than
 a quarter of a percent of a core. All figures come from Linux's `/proc` (`proc(5)`): the state of a
@@ -17,11 +17,13 @@ import time
 from bisect import bisect_right
 from functools import lru_cache
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
 from llamatelemetry.genai import internal_errors
+from llamatelemetry.genai.diagnostics.cpu_limit import CpuLimit
 from llamatelemetry.genai.server_pids import is_on_this_machine, pids_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _NEW_NS: Final = 4_000_000
 _THREADS: Final = 8
 _PROCESSES: Final = 8
 _STOPPED: Final = b"Tt"
+_TICKS: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _is_local: Final = lru_cache(maxsize=256)(is_on_this_machine)
 
 
@@ -49,12 +52,14 @@ class Sample(NamedTuple):
         cpu_ns: CPU time of all its processes.
         run_delay_ns: Wait for a CPU: the longest of any thread in each interval.
         stopped_ns: Time in which one of its processes was stopped.
+        throttled_ns: Part of the run delay in which its CPU limit was used up.
     """
 
     at_ns: int
     cpu_ns: int
     run_delay_ns: int
     stopped_ns: int
+    throttled_ns: int = 0
 
 
 class _Process:
@@ -62,14 +67,18 @@ class _Process:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.started_ns = _started_ns(Path(f"/proc/{pid}/stat").read_bytes())
         self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
         self.threads: dict[int, tuple[int, int]] = {}  # file and last run delay, by thread
         self._ran_ns: dict[int, int] = {}
         # The clock of another process, as `clock_getcpuclockid(3)` returns it on Linux.
         self._clock = (~pid << 3) | 2
         self._cpu_ns: int | None = None
+        self._limit = CpuLimit(pid)
+        self._throttled_ns = self._limit.throttled_ns()
 
     def close(self) -> None:
+        self._limit.close()
         for file in [self._stat, *(file for file, _ in self.threads.values())]:
             os.close(file)
         self.threads.clear()
@@ -93,8 +102,8 @@ class _Process:
                 file = os.open(f"/proc/{self.pid}/task/{thread}/schedstat", os.O_RDONLY)
                 self.threads[thread] = (file, _run_delay_ns(file))
 
-    def read(self) -> tuple[int, int, bool]:
-        """Return CPU time and run delay since the last reading, and whether it is stopped.
+    def read(self) -> tuple[int, int, int, bool]:
+        """Return CPU time, run delay and throttled time since the last reading; whether it is stopped.
 
         Raises:
             OSError: The process has ended.
@@ -113,7 +122,17 @@ class _Process:
                 continue
             self.threads[thread] = (file, delay_ns)
             longest_ns = max(longest_ns, delay_ns - before_ns)
-        return used_ns, longest_ns, state in _STOPPED
+        before_ns, self._throttled_ns = self._throttled_ns, self._limit.throttled_ns()
+        throttled_ns = max(0, self._throttled_ns - before_ns)
+        return used_ns, longest_ns, throttled_ns, state in _STOPPED
+
+
+def _started_ns(stat: bytes) -> int:
+    """Return the start of a process by `perf_counter_ns`, exact to 10 ms."""
+    # The numbers after the name begin with the third, the state; the start is the 22nd.
+    ticks = int(stat.rpartition(b") ")[2].split()[19])
+    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // _TICKS
+    return time.perf_counter_ns() - age_ns
 
 
 def _run_delay_ns(file: int) -> int:
@@ -183,10 +202,10 @@ class Server:
             process.follow(thread for _, thread, owner in busiest if owner is process)
 
     def _read(self) -> None:
-        cpu_ns, longest_ns, is_stopped = 0, 0, False
+        cpu_ns, longest_ns, throttled_ns, is_stopped = 0, 0, 0, False
         for process in list(self._processes):
             try:
-                used_ns, delay_ns, is_process_stopped = process.read()
+                used_ns, delay_ns, process_throttled_ns, is_process_stopped = process.read()
             except OSError:
                 self._processes.remove(process)
                 process.close()
@@ -194,6 +213,7 @@ class Server:
                 continue
             cpu_ns += used_ns
             longest_ns = max(longest_ns, delay_ns)
+            throttled_ns = max(throttled_ns, process_throttled_ns)
             is_stopped = is_stopped or is_process_stopped
         at_ns = time.perf_counter_ns()
         last = self.samples[-1] if self.samples else Sample(at_ns, 0, 0, 0)
@@ -206,13 +226,19 @@ class Server:
                 last.cpu_ns + cpu_ns,
                 last.run_delay_ns + longest_ns,
                 last.stopped_ns + stopped_ns,
+                last.throttled_ns + throttled_ns,
             )
         )
         if len(self.samples) > 2 * _SAMPLES:
             self.samples = self.samples[-_SAMPLES:]
 
+    def start_after(self, at_ns: int) -> int | None:
+        """Return when the newest process of the server started, if that was after `at_ns`."""
+        newest_ns = max((process.started_ns for process in self._processes), default=at_ns)
+        return newest_ns if newest_ns > at_ns else None
+
     def figures_between(self, bounds_ns: list[int]) -> list[tuple[float, ...]] | None:
-        """Return CPU time, run delay and stopped time between each two bounds, in seconds.
+        """Return CPU time, run delay, stopped and throttled time between each two bounds, in seconds.
 
         Returns:
             `None` if the samples do not cover this time.
@@ -230,7 +256,7 @@ class Server:
 
 
 def _interpolate(samples: list[Sample], at_ns: int) -> tuple[float, ...]:
-    index = bisect_right(samples, at_ns, key=lambda sample: sample.at_ns)
+    index = bisect_right(samples, (at_ns, inf))  # Samples are tuples that begin with their time.
     if index in (0, len(samples)):
         return samples[min(index, len(samples) - 1)][1:]
     before, after = samples[index - 1], samples[index]

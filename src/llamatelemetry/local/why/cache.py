@@ -9,9 +9,11 @@ earlier call, less one token.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +81,9 @@ class CacheHistory:
         changed = prompt.first_change
         # One-sided: other prompts may have left more in the cache than the estimate.
         if changed is not None and cached >= (1 - _TOLERANCE) * prefix_tokens - _MIN_LOST_TOKENS:
-            if changed.startswith("tools") and _has_same_tools(prompt, earlier):
-                return "tools_reordered", f"the order of the tools changed, from {changed}"
+            if changed.endswith(names.TOOLS_REORDERED):
+                first = changed.removesuffix(names.TOOLS_REORDERED)
+                return "tools_reordered", f"the order of the tools changed, from {first}"
             where = f" at character {prompt.change_at}" if prompt.change_at else ""
             return "section_changed", f"{changed} changed{where}"
         start, since = call.at + call.go, 0.0
@@ -131,19 +134,14 @@ def _repeated_output(prompt: Prompt, total: int, earlier: Call) -> int:
     output was changed, for example by leaving out the reasoning.
     """
     output = (earlier.recorded.output_tokens or 0) - 1
-    known = len(earlier.prompt.sections) if earlier.prompt else 0
-    if output <= 0 or not known or len(prompt.sections) <= known:
-        return 0
-    answer = prompt.sections[known]
-    is_whole = total * answer.chars / prompt.chars >= _WHOLE_ANSWER_SHARE * output
-    return output if answer.kind == "assistant" and is_whole else 0
-
-
-def _has_same_tools(prompt: Prompt, earlier: Call | None) -> bool:
-    if earlier is None or earlier.prompt is None:
-        return False
-    tools, before = (
-        Counter(section.digest for section in each.sections if section.kind == "tools")
-        for each in (prompt, earlier.prompt)
+    known = (
+        sum(section.section_count for section in earlier.prompt.sections) if earlier.prompt else 0
     )
-    return bool(tools) and tools == before
+    if output <= 0 or not known:
+        return 0
+    before = accumulate((section.section_count for section in prompt.sections), initial=0)
+    answer = dict(zip(before, prompt.sections, strict=False)).get(known)
+    if answer is None or answer.kind != "assistant":
+        return 0
+    is_whole = total * answer.chars / prompt.chars >= _WHOLE_ANSWER_SHARE * output
+    return output if is_whole else 0

@@ -41,6 +41,11 @@ class Section(NamedTuple):
     chars: int
     digest: str
 
+    @property
+    def section_count(self) -> int:
+        """Number of sections: that of a group is in its kind, such as `*5`."""
+        return int(self.kind[1:]) if self.kind[:1] == "*" and self.kind[1:].isdecimal() else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -68,11 +73,15 @@ class Prompt:
 
 
 class ProcessTimes(NamedTuple):
-    """CPU time, wait for a CPU, and stopped time of the server process in one phase."""
+    """Times of the server process in one phase: on a CPU, waiting for one, and stopped.
+
+    `throttled` is how long the CPU limit of its container was used up, summed over CPUs.
+    """
 
     cpu: float
     run_delay: float
     stopped: float
+    throttled: float = 0.0
 
 
 @dataclass(slots=True)
@@ -90,6 +99,7 @@ class Call:
         last_data: When the client read the last data.
         last_age: How long this data had been in the socket.
         process: Times of the server process by phase, or in the whole call, if it runs on this machine.
+        process_start: When a process of the server started, if that was during the call.
         engine_span: Start and end of the engine's own span of the call.
         go: Start of the prefill.
         prefilled: End of the prefill.
@@ -122,6 +132,7 @@ class Call:
     prompt: Prompt | None = None
     cache_prompt: bool | None = None
     process: Mapping[str, ProcessTimes] = field(default_factory=dict[str, ProcessTimes])
+    process_start: float | None = None
     slots: int | None = None
     engine_span: tuple[float, float] | None = None
     go: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.local.recording import latest_run, read_recorded
 from llamatelemetry.local.why.cache import CacheHistory
@@ -22,8 +22,11 @@ from llamatelemetry.local.why.rules import parts_of
 from llamatelemetry.local.why.verdict import causes_of, sentence_of, top_cause_of, unknown_of
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
+# An engine at work uses a CPU, also if it waits for a GPU. A proxy only passes on the tokens.
+_PROXY_SHARE: Final = 0.05
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from llamatelemetry.local.recording import Recording
@@ -74,7 +77,12 @@ def explain(recording: Recording) -> Explanation:
     events = read_events(recording)
     servers: list[ServerRates] = []
     explained: list[CallExplanation] = []
+    proxies: list[str] = []
     for (_, server), group in by_server.items():
+        if _is_proxy(group):
+            proxies.append(server)
+            for call in group:
+                call.process = {}
         # Calls of an engine in the process do not share a server.
         occupancy = Occupancy([hold for call in group if (hold := _hold(call))]) if server else None
         history = CacheHistory(group)
@@ -89,7 +97,7 @@ def explain(recording: Recording) -> Explanation:
         calls=explained,
         servers=servers,
         application_ms=application_ms(explained),
-        notes=_notes(calls),
+        notes=_notes(calls, proxies),
     )
 
 
@@ -131,7 +139,19 @@ def _hold(call: Call) -> Hold | None:
     return Hold(at + start, at + prefilled, at + end, call.processed or 0, call.name)
 
 
-def _notes(calls: Sequence[Call]) -> list[str]:
+def _is_proxy(calls: Iterable[Call]) -> bool:
+    """Return whether the process that listens for the server is not the one that does the work."""
+    work = cpu = 0.0
+    for call in calls:
+        for phase, ms in (("prefill", call.prefill), ("decode", call.decode)):
+            if ms is not None and phase in call.process:
+                times = call.process[phase]
+                work += max(0.0, ms - times.run_delay - times.stopped)
+                cpu += times.cpu
+    return cpu < _PROXY_SHARE * work
+
+
+def _notes(calls: Sequence[Call], proxies: Sequence[str]) -> list[str]:
     """Return what is missing in the recording as a whole, with what would reveal it."""
     remote = [call for call in calls if call.server]
     found: list[str] = []
@@ -145,7 +165,12 @@ def _notes(calls: Sequence[Call]) -> list[str]:
             "Prompt sections were not recorded, so why prompts were processed again is unknown. "
             "Set LLAMATELEMETRY_PROMPT_SECTIONS=true."
         )
-    if remote and not any(call.process for call in remote):
+    found += [
+        f"The process that listens at {server} used almost no CPU time while the engine worked, so "
+        "it is a proxy. Its times are not used. To see the server process, use its own port."
+        for server in dict.fromkeys(proxies)  # of several runs
+    ]
+    if remote and not any(call.process for call in remote) and not proxies:
         found.append(
             "No server process was seen on this machine: waiting for a CPU, a stopped server and "
             "a slow path to it cannot be told apart."

@@ -28,7 +28,7 @@ PART_TITLES: Final[Mapping[str, str]] = {
     "others_prompts": "slowed by other prompts",
     "batch": "shared with other calls",
     "decode": "decode of the output",
-    "throttled": "GPU clocks throttled",
+    "throttled": "throttled (CPU limit or GPU clocks)",
     "network_stream": "network during the response",
     "client_late": "client read late",
     "unexplained": "unexplained",
@@ -237,6 +237,11 @@ class Explanation:
         from llamatelemetry.local.why.text import as_text
 
         return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from llamatelemetry.local.why.text import as_html
+
+        return as_html(self)
 
 
 def application_ms(calls: Iterable[CallExplanation]) -> float:

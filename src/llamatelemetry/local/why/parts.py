@@ -60,7 +60,7 @@ class Ledger:
         rest = duration - sum(part.ms for part in found.values())
         if rest > 0:
             where = [
-                f"{ms:.0f} ms {self._where[segment]}"
+                f"{ms:,.0f} ms {self._where[segment]}"
                 for segment, ms in self.left.items()
                 if ms >= 1
             ]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from llamatelemetry.local.records import SpanRecord
 
 _PAUSE_BETWEEN_RUNS_NS: Final = 5_000_000_000
+_PROCESS: Final = (
+    *(names.SERVER_CPU, names.SERVER_RUN_DELAY, names.SERVER_STOPPED, names.SERVER_THROTTLED),
+)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
 
@@ -112,6 +115,7 @@ def _read_call(joined: JoinedCall, run: int, start_ns: int) -> Call:
         cache_prompt=cache_prompt if isinstance(cache_prompt, bool) else None,
         prompt=_prompt(found),
         process=_process_times(found),
+        process_start=_milliseconds(found.get(names.SERVER_PROCESS_START)),
         engine_span=_engine_span(joined),
         **_client_times(found),
     )
@@ -182,13 +186,14 @@ def _prompt(found: Mapping[str, Any]) -> Prompt | None:
     chars = _count(found.get(names.PROMPT_CHARS))
     if not chars:
         return None
+    common_chars = _count(found.get(names.PROMPT_COMMON_CHARS)) or 0
     sections = (_split(item) for item in _texts(found.get(names.PROMPT_SECTIONS)))
     return Prompt(
         chars,
         [Section(kind, int(size), digest) for kind, size, digest in sections if size.isdecimal()],
         reference=_text(found.get(names.PROMPT_REFERENCE)),
-        same_chars=_count(found.get(names.PROMPT_SAME_CHARS)) or 0,
-        common_chars=_count(found.get(names.PROMPT_COMMON_CHARS)) or 0,
+        same_chars=_count(found.get(names.PROMPT_SAME_CHARS)) or common_chars,
+        common_chars=common_chars,
         first_change=_text(found.get(names.PROMPT_FIRST_CHANGE)),
         change_at=_count(found.get(names.PROMPT_CHANGE_AT)),
         prefix_reference=_text(found.get(names.PROMPT_PREFIX_REFERENCE)),
@@ -198,17 +203,13 @@ def _prompt(found: Mapping[str, Any]) -> Prompt | None:
 
 def _process_times(found: Mapping[str, Any]) -> dict[str, ProcessTimes]:
     """Return the times of the server process by phase, or of the whole call if it has no phases."""
-    cpu, delay, stopped = (
-        _numbers(found.get(name))
-        for name in (names.SERVER_CPU, names.SERVER_RUN_DELAY, names.SERVER_STOPPED)
-    )
+    cpu, *others = (_numbers(found.get(name)) for name in _PROCESS)
     phases = PHASES if len(cpu) == len(PHASES) else (WHOLE_CALL,)
     zeros = [0.0] * len(phases)
-    delay = delay if len(delay) == len(phases) else zeros
-    stopped = stopped if len(stopped) == len(phases) else zeros
+    columns = [each if len(each) == len(phases) else zeros for each in others]
     return {
         phase: ProcessTimes(*(1000 * seconds for seconds in times))
-        for phase, *times in zip(phases, cpu, delay, stopped, strict=False)
+        for phase, *times in zip(phases, cpu, *columns, strict=False)
     }
 
 

@@ -50,7 +50,7 @@ def parts_of(
         late=call.duration - call.arrived,
     )
     rules = _Rules(call, rates, occupancy, ledger, events or Events())
-    rules.load()
+    rules.load(sent)
     rules.before(sent)
     if call.has_phases:
         rules.wait(sent)
@@ -78,18 +78,23 @@ class _Rules:
         self._ledger = ledger
         self._events = events
 
-    def load(self) -> None:
+    def load(self, sent: float) -> None:
         """Take the time that the server needed to load its model."""
         loads = self._events.loads.get(self._call.server, ())
         ms = overlap_ms(loads, *self._period(0.0, self._call.go)) if loads else 0.0
-        evidence = f"the server was starting for {ms:.0f} ms of the wait"
-        for segment in ("before", "wait"):
+        evidence = f"the server was starting for {ms:,.0f} ms of the wait"
+        segments, start = ("before", "wait"), self._call.process_start
+        if not ms and start is not None:  # A router starts a process for each model.
+            segments, ms = ("wait",), self._call.go - max(start, sent)
+            after = f"{max(0.0, start - sent):,.0f} ms after the request was sent"
+            evidence = f"a process of the server started {after}"
+        for segment in segments:
             ms -= self._ledger.take(segment, "model_load", ms, evidence)
 
     def whole_call(self) -> None:
         """Take the stops of the server process during a call without phases."""
         stopped = self._call.process.get(WHOLE_CALL, _NO_PROCESS).stopped
-        evidence = f"{stopped:.0f} ms of the call in state T"
+        evidence = f"{stopped:,.0f} ms of the call in state T"
         for segment in ("wait", "stream"):
             stopped -= self._ledger.take(segment, "server_stopped", stopped, evidence)
 
@@ -107,7 +112,7 @@ class _Rules:
             first = call.attempts[0]
             again = call.sent if call.last_attempt is None else call.last_attempt
             failed = ", ".join(
-                f"{attempt.status} after {attempt.ms:.0f} ms" for attempt in call.attempts[:_NAMED]
+                f"{attempt.status} after {attempt.ms:,.0f} ms" for attempt in call.attempts[:_NAMED]
             )
             pauses = again - first.at - sum(attempt.ms for attempt in call.attempts)
             count = _count(len(call.attempts), "failed attempt")
@@ -115,14 +120,14 @@ class _Rules:
                 "before",
                 "retry",
                 again - first.at,
-                f"{count} ({failed}) and {max(0.0, pauses):.0f} ms of pauses",
+                f"{count} ({failed}) and {max(0.0, pauses):,.0f} ms of pauses",
             )
         if call.connect is not None:
             ms = call.connect[1] - call.connect[0]
             usual = self._rates.connect_ms or 0.0
-            take("before", "connect", ms, f"new connection in {ms:.0f} ms", usual=usual)
+            take("before", "connect", ms, f"new connection in {ms:,.0f} ms", usual=usual)
         blocked = _overlap(call.blocked, 0.0, sent)
-        evidence = f"the event loop was blocked for {blocked:.0f} ms" if blocked >= 1 else ""
+        evidence = f"the event loop was blocked for {blocked:,.0f} ms" if blocked >= 1 else ""
         usual = self._rates.prepare_ms or 0.0
         take("before", "client_before_send", self._ledger.left["before"], evidence, usual=usual)
 
@@ -144,7 +149,7 @@ class _Rules:
                     "wait",
                     "network_before",
                     min(idle, self._ledger.left["wait"] - (rates.wait_ms or 0.0)),
-                    f"the server process was idle for {idle:.0f} ms before it started this request",
+                    f"the server process was idle for {idle:,.0f} ms before it started this request",
                 )
         usual = min(floor, self._ledger.left["wait"])
         take("wait", "network_before", usual, "", usual=usual)
@@ -234,7 +239,7 @@ class _Rules:
             return  # the GPUs of this machine are not those of the server
         for reason, intervals in self._events.throttled.items():
             ms = overlap_ms(intervals, *self._period(start, end))
-            evidence = f"the driver reported lowered clocks ({reason}) for {ms:.0f} ms"
+            evidence = f"the driver reported lowered clocks ({reason}) for {ms:,.0f} ms"
             self._ledger.take(segment, "throttled", ms, evidence)
 
     def _neighbors(
@@ -254,7 +259,7 @@ class _Rules:
                 segment,
                 "others_prompts",
                 tokens * ms_per_token,
-                f"{tokens:.0f} tokens of {_names(prompts)} were processed meanwhile",
+                f"{tokens:,.0f} tokens of {_names(prompts)} were processed meanwhile",
             )
         shared = occupancy.decoding_ms(start, end, least=least)
         if shared > 0:
@@ -271,11 +276,11 @@ class _Rules:
         if call.last_age is None:
             take("stream", "network_stream", min(usual + _SHORT_WAIT_MS, left), "", usual=left)
             return
-        evidence = f"the engine's times end {left:.0f} ms before the last data came"
+        evidence = f"the engine's times end {left:,.0f} ms before the last data came"
         fresh = [gap for gap in call.gaps if gap.age is not None and gap.age < gap.ms / 2]
         if fresh:
             longest = max(fresh, key=lambda gap: gap.ms)
-            evidence += f"; longest gap {longest.ms:.0f} ms, its data was fresh when read"
+            evidence += f"; longest gap {longest.ms:,.0f} ms, its data was fresh when read"
         take("stream", "network_stream", left, evidence, usual=usual)
 
     def late(self) -> None:
@@ -283,29 +288,33 @@ class _Rules:
         call = self._call
         late = self._ledger.left["late"]
         if call.last_age is not None:
-            evidence = f"the last data had been waiting in the socket for {call.last_age:.0f} ms"
+            evidence = f"the last data had been waiting in the socket for {call.last_age:,.0f} ms"
         else:
             evidence = "after the last data was read"
         blocked = _overlap(call.blocked, call.arrived, call.duration)
         if blocked >= 1:
-            evidence += f"; the event loop was blocked for {blocked:.0f} ms"
+            evidence += f"; the event loop was blocked for {blocked:,.0f} ms"
         self._ledger.take("late", "client_late", late, evidence)
 
     def _stopped_and_cpu(self, segment: str, phase: str, expected: float = 0.0) -> None:
-        """Take the time while the local server process was stopped or waited for a CPU."""
+        """Take the time while the local server process was stopped, throttled or waited for a CPU."""
         process = self._call.process.get(phase, _NO_PROCESS)
         excess = self._ledger.left[segment] - expected
-        stopped, evidence = process.stopped, f"{process.stopped:.0f} ms of the {phase} in state T"
+        stopped, evidence = process.stopped, f"{process.stopped:,.0f} ms of the {phase} in state T"
         idle = self._ledger.left[segment] - process.cpu - process.run_delay - stopped
         if stopped and phase in _WORK and min(idle, excess - stopped) > _IDLE_MS:
             # The state is sampled. An engine at work neither sleeps nor stops.
             more = min(idle, excess - stopped)
             stopped += more
-            evidence += f", and idle for {more:.0f} ms beside it"
+            evidence += f", and idle for {more:,.0f} ms beside it"
         self._ledger.take(segment, "server_stopped", stopped, evidence)
-        waited = min(process.run_delay, self._ledger.left[segment] - expected)
-        evidence = f"{waited:.0f} ms of the {phase} in the run queue"
-        self._ledger.take(segment, "server_cpu_wait", waited, evidence)
+        throttled = min(process.throttled, process.run_delay)
+        for name, ms, evidence in (
+            ("throttled", throttled, "with the CPU limit of its container used up"),
+            ("server_cpu_wait", process.run_delay - throttled, "in the run queue"),
+        ):
+            waited = min(ms, self._ledger.left[segment] - expected)
+            self._ledger.take(segment, name, waited, f"{waited:,.0f} ms of the {phase} {evidence}")
 
 
 def _count(number: int, noun: str) -> str:

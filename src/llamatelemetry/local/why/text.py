@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from llamatelemetry._table import html_table
 from llamatelemetry._terminal import printable
 from llamatelemetry.local.why.explanation import CAUSE_TITLES, NORMAL, PART_TITLES
 
@@ -29,8 +30,7 @@ def as_text(explanation: Explanation, *, shown: int = _SHOWN_CALLS) -> str:
     lines = [_headline(explanation), *_rates(explanation.servers), "", *_totals(explanation)]
     if again := list(_again(explanation.calls)):
         lines += ["", *again]
-    slow = [call for call in explanation.calls if call.top_cause != NORMAL]
-    slow.sort(key=lambda call: -sum(part.excess_ms for part in call.causes))
+    slow = _slow_calls(explanation)
     for call in slow[:shown]:
         lines += ["", call_text(call, unknown=False)]
     if len(slow) > shown:
@@ -41,6 +41,28 @@ def as_text(explanation: Explanation, *, shown: int = _SHOWN_CALLS) -> str:
     if explanation.notes or hints:
         lines += ["", "Unknown", *(f"  {text}" for text in (*explanation.notes, *hints))]
     return "\n".join(lines)
+
+
+def as_html(explanation: Explanation) -> str:
+    """Return the totals and the slowest calls that were not normal as tables for a notebook."""
+    if not explanation.calls:
+        return as_text(explanation)
+    total = explanation.duration_ms or 1.0
+    totals = [
+        [row.title, f"{row.ms / 1000:,.1f}", f"{row.ms / total:.1%}", f"{row.calls:,}"]
+        for row in _total_rows(explanation)
+    ]
+    tables = [html_table(_headline(explanation), ["Part", "Seconds", "Share", "Calls"], totals)]
+    slow = [[call.span_id[:6], call.sentence] for call in _slow_calls(explanation)[:_SHOWN_CALLS]]
+    if slow:
+        tables.append(html_table("Slow calls", ["Call", "Why"], slow, texts=2))
+    return "".join(tables)
+
+
+def _slow_calls(explanation: Explanation) -> list[CallExplanation]:
+    """Return the calls that were not normal, longest causes first."""
+    slow = [call for call in explanation.calls if call.top_cause != NORMAL]
+    return sorted(slow, key=lambda call: -sum(part.excess_ms for part in call.causes))
 
 
 def call_text(call: CallExplanation, *, unknown: bool = True) -> str:
@@ -107,19 +129,22 @@ class _Row(NamedTuple):
     ms: float
 
 
-def _totals(explanation: Explanation) -> list[str]:
+def _total_rows(explanation: Explanation) -> list[_Row]:
     rows: dict[str, _Row] = {}
     for call in explanation.calls:
         for part in call.parts:
             before = rows.get(part.name) or _Row(PART_TITLES[part.name], 0, 0.0)
             rows[part.name] = before._replace(calls=before.calls + 1, ms=before.ms + part.ms)
-    total = explanation.duration_ms or 1.0
     shown = sorted(rows.values(), key=lambda row: -row.ms)
+    return [row for row in shown if row.ms >= _MIN_SHOWN_MS]
+
+
+def _totals(explanation: Explanation) -> list[str]:
+    total = explanation.duration_ms or 1.0
     lines = [f"{'Where the time of the calls went':36}{'s':>9}{'%':>7}{'calls':>8}"]
     lines += [
         f"  {row.title:34}{row.ms / 1000:9,.1f}{row.ms / total:7.1%}{row.calls:8,}"
-        for row in shown
-        if row.ms >= _MIN_SHOWN_MS
+        for row in _total_rows(explanation)
     ]
     return lines
 

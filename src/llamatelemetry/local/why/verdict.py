@@ -67,8 +67,8 @@ def unknown_of(call: Call, causes: Sequence[Part], rates: ServerRates) -> list[s
         found.append(_no_phases(call))
     elif rates.prefill_ms_per_token is None:
         found.append(
-            f"The rates of this server are unknown: {rates.undisturbed} calls ran alone, "
-            "and 6 are needed."
+            "The rates of this server are unknown: 6 calls that ran alone are needed, and there "
+            f"were {rates.undisturbed}."
         )
     if "unexplained" in names and is_remote and call.sent is None:
         found.append(

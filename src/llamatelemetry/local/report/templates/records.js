@@ -126,7 +126,7 @@ function textOf(whole) {
     const words = new Set([whole.id]);
     for (const span of whole.spans) {
       words.add(span.name).add(serviceOf(span));
-      if (span.call) words.add(span.call.model || "").add(span.call.error || "");
+      if (span.call) words.add(span.call.model || "").add(span.call.error || "").add(span.call.why);
     }
     whole.text = [...words].join("\n").toLowerCase();
   }
