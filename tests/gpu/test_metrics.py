@@ -107,7 +107,7 @@ def test_gpu_metrics_have_attributes_and_units_of_the_conventions(
     points = {
         name: [(dict(p.attributes), p.value) for p in metric.data.data_points]
         for name, metric in metrics.items()
-        if name != names.SAMPLING_DURATION
+        if name != names.SAMPLING_DURATION.name
     }
     energy_j = points.pop("hw.energy")[0][1]
     assert energy_j == pytest.approx(driver.energy_j(), abs=300)
