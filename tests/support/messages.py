@@ -17,7 +17,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 GAP = "\0"
 _LEVELS = frozenset({"warning", "error", "exception", "critical"})
-_HELPERS = frozenset({"warn_once"})
+_DEEPEST = 3
+"""Number of variables and functions that a text is followed through."""
 _FINDINGS = {"Check": 2, "ProbeResult": 1}
 """Classes of findings, with the position of the text. The status is the first argument."""
 _HARMLESS = frozenset({"ok", "info"})
@@ -97,46 +98,34 @@ class _Module:
 
     def _message_of(self, call: ast.Call, *, is_doctor: bool) -> ast.expr | None:
         """Return the argument of a call that is the text of a message."""
-        function, arguments = call.func, call.args
-        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
-            if function.value.id in {"_logger", "logger"}:
-                if function.attr in _LEVELS:
-                    return arguments[0]
-                return arguments[1] if function.attr == "log" else None
-        name = function.id if isinstance(function, ast.Name) else ""
-        if ast.unparse(function).endswith("warnings.append") and "/distro/" in self.name:
-            return arguments[0]
-        if name in _HELPERS:
-            return arguments[0]
-        if is_doctor and name in _FINDINGS and len(arguments) > _FINDINGS[name]:
-            status = arguments[0]
-            is_harmless = isinstance(status, ast.Constant) and status.value in _HARMLESS
-            return None if is_harmless else arguments[_FINDINGS[name]]
-        if is_doctor and name == "InstrumentorStatus" and _constant(arguments[2]) == "warn":
-            return arguments[3]
-        reasons = [each.value for each in call.keywords if each.arg == "reason"]
-        return reasons[0] if is_doctor and name == "replace" and reasons else None
+        function, arguments = ast.unparse(call.func), call.args
+        logger, _, method = function.rpartition(".")
+        if logger in {"_logger", "logger"} and method in {*_LEVELS, "log"}:
+            return arguments[1] if method == "log" else arguments[0]
+        if function == "warn_once" or ("/distro/" in self.name and method == "append"):
+            is_warning = function == "warn_once" or logger.endswith("warnings")
+            return arguments[0] if is_warning else None
+        return _finding(call) if is_doctor else None
 
     def _texts(self, node: ast.expr, at: ast.AST, depth: int = 0) -> list[str]:
         """Return the texts that an expression can have."""
-        if isinstance(node, ast.Constant):
-            return [_PERCENT.sub(GAP, node.value)] if isinstance(node.value, str) else [GAP]
-        if isinstance(node, ast.JoinedStr):
-            parts = [self._texts(each, at, depth) for each in node.values]
-            return _product(parts)
-        if isinstance(node, ast.FormattedValue):
-            values = self._texts(node.value, at, depth + 1)
-            return values if isinstance(node.value, (ast.IfExp, ast.Constant)) else [GAP]
-        if isinstance(node, ast.IfExp):
-            return self._texts(node.body, at, depth) + self._texts(node.orelse, at, depth)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            left, right = self._texts(node.left, at, depth), self._texts(node.right, at, depth)
-            return _product([left, right])
-        if isinstance(node, ast.Name) and depth < 3:
-            return self._texts_of_name(node.id, at, depth + 1)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and depth < 3:
-            return self._returned(node.func.id, depth + 1)
-        return [GAP]
+        found = [GAP]
+        match node:
+            case ast.Constant(value=str(text)):
+                found = [_PERCENT.sub(GAP, text)]
+            case ast.JoinedStr(values=values):
+                found = _product([self._texts(each, at, depth) for each in values])
+            case ast.FormattedValue(value=ast.IfExp() | ast.Constant()):
+                found = self._texts(node.value, at, depth)
+            case ast.IfExp(body=body, orelse=other):
+                found = self._texts(body, at, depth) + self._texts(other, at, depth)
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                found = _product([self._texts(left, at, depth), self._texts(right, at, depth)])
+            case ast.Name(id=name) if depth < _DEEPEST:
+                found = self._texts_of_name(name, at, depth + 1)
+            case ast.Call(func=ast.Name(id=name)) if depth < _DEEPEST:
+                found = self._returned(name, depth + 1)
+        return found
 
     def _returned(self, name: str, depth: int) -> list[str]:
         """Return the texts that a function of this file returns, or sets `message` to."""
@@ -188,6 +177,17 @@ class _Module:
             if each.lineno <= getattr(node, "lineno", 0) <= (each.end_lineno or 0)
         ]
         return max(around, key=lambda each: each.lineno, default=None)
+
+
+def _finding(call: ast.Call) -> ast.expr | None:
+    """Return the text of a finding of doctor that is a problem, or may be one."""
+    name, arguments = ast.unparse(call.func), call.args
+    if name in _FINDINGS and len(arguments) > _FINDINGS[name]:
+        return None if _constant(arguments[0]) in _HARMLESS else arguments[_FINDINGS[name]]
+    if name == "InstrumentorStatus":
+        return arguments[3] if _constant(arguments[2]) == "warn" else None
+    reasons = [each.value for each in call.keywords if each.arg == "reason"]
+    return reasons[0] if name == "replace" and reasons else None
 
 
 def _is_call(node: ast.AST) -> bool:
