@@ -1,4 +1,4 @@
-"""Record example values for docs/reference/telemetry/ in `docs/reference/telemetry/examples.json`.
+"""Record example values for docs/reference/telemetry/ in `scripts/telemetry_examples.json`.
 
 Run it in the repository: `.venv/bin/python -m scripts.record_telemetry_examples`, then
 `.venv/bin/python scripts/telemetry_reference.py`.
@@ -24,7 +24,7 @@ from llamatelemetry.local.records import LogRecord, MetricPoint, Record, SpanRec
 from scripts._telemetry_table import read_table
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = ROOT / "docs/reference/telemetry/examples.json"
+EXAMPLES = ROOT / "scripts/telemetry_examples.json"
 HEADER = "http.response.header.<name>"
 PROGRAM = "scripts._telemetry_program"
 RUNS = {
@@ -92,7 +92,6 @@ def main() -> None:
         kind: {n: v for n, v in sorted((before.get(kind, {}) | values).items()) if n in known}
         for kind, values in examples_of(records).items()
     }
-    EXAMPLES.parent.mkdir(exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     EXAMPLES.write_text(f"{text}\n", encoding="utf-8")
 

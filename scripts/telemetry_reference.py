@@ -4,8 +4,8 @@
     scripts/telemetry_reference.py            update the pages
     scripts/telemetry_reference.py --check    exit with 1 if a page is out of date
 
-The text around the tables is written by hand. The example values are those of examples.json, which
-`scripts/record_telemetry_examples.py` records.
+The text around the tables is written by hand. The example values are those of
+telemetry_examples.json, which `scripts/record_telemetry_examples.py` records.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from _page_tables import write_tables
 from _telemetry_table import OWN, Attribute, Event, Group, Metric, MetricGroup, Span, read_table
 
 PAGES = Path(__file__).parents[1] / "docs/reference/telemetry"
-EXAMPLES = json.loads((PAGES / "examples.json").read_text(encoding="utf-8"))
+EXAMPLES = json.loads(Path(__file__).with_name("telemetry_examples.json").read_text("utf-8"))
 STABILITY = {OWN: "own", "development": "development", "stable": "stable"}
 NONE = "–"  # noqa: RUF001 - the sign of docs
-PLACES = {"any": "every span", "resource": "resource", "details": "event"}
+PLACES = {"any": "every span", "resource": "resource", "details": "the event of a call"}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -175,7 +175,7 @@ def buckets() -> str:
         if each.boundaries:
             by_boundaries.setdefault(tuple(each.boundaries), []).append(each)
     rows = [
-        (code(each.name for each in found), ", ".join(f"{bound:g}" for bound in bounds))
+        (code(each.name for each in found), ", ".join(f"{bound:.10g}" for bound in bounds))
         for bounds, found in by_boundaries.items()
     ]
     return table(("Histograms", "Boundaries"), rows)
