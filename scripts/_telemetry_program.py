@@ -2,7 +2,7 @@
 
     python -m scripts._telemetry_program everything|kept
 
-`kept` makes one call and a failed one, for tail sampling.
+`kept` makes one call, for tail sampling.
 """
 
 from __future__ import annotations

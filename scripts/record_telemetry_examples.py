@@ -5,7 +5,7 @@ Run it in the repository: `.venv/bin/python -m scripts.record_telemetry_examples
 
 It runs a real llama.cpp server, small models of Transformers and a group of one rank of
 torch.distributed, replays responses that a real vLLM sent, and keeps one value of each attribute and
-metric. The values of GPUs are kept from a run on a machine that has one.
+metric. Values that this machine cannot produce, such as those of a GPU, are kept from earlier runs.
 """
 
 from __future__ import annotations

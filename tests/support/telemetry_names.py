@@ -51,7 +51,7 @@ OF_HOOKS = frozenset(
     }
 )
 _OPERATIONS = {"invoke_workflow": "workflow", "invoke_agent": "agent", "execute_tool": "tool"}
-_TYPES = {"string": str, "int": int, "double": (float, int), "boolean": bool}
+_TYPES = {"string": str, "int": int, "double": float, "boolean": bool}
 
 
 def is_own(scope: str) -> bool:
@@ -133,9 +133,10 @@ def _attribute_problems(
 
 def _has_type(value: Any, row: Attribute) -> bool:
     kind = _TYPES[row.type.removesuffix("[]")]
+    # Not `isinstance`: OTLP and backends distinguish 1 from 1.0 and from `True`.
     if not row.type.endswith("[]"):
-        return isinstance(value, kind)
-    return isinstance(value, Sequence) and all(isinstance(each, kind) for each in value)
+        return type(value) is kind
+    return isinstance(value, Sequence) and all(type(each) is kind for each in value)
 
 
 def record_problems(records: Iterable[Record]) -> Iterator[str]:
