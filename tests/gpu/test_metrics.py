@@ -14,6 +14,7 @@ from llamatelemetry.gpu.nvml import reader as nvml_reader
 from llamatelemetry.gpu.reader import GpuState
 from llamatelemetry.semconv import gpu as names
 from tests.support import nvml
+from tests.support.telemetry_names import metrics_problems
 from tests.support.waiting import wait_for
 
 DEVICE = {
@@ -36,6 +37,7 @@ class Exported:
 
     def metrics(self) -> dict:
         data = self._reader.get_metrics_data()
+        assert set(metrics_problems(data)) == set()
         return {
             metric.name: metric
             for resource in (data.resource_metrics if data else ())
@@ -107,7 +109,7 @@ def test_gpu_metrics_have_attributes_and_units_of_the_conventions(
     points = {
         name: [(dict(p.attributes), p.value) for p in metric.data.data_points]
         for name, metric in metrics.items()
-        if name != names.SAMPLING_DURATION
+        if name != names.SAMPLING_DURATION.name
     }
     energy_j = points.pop("hw.energy")[0][1]
     assert energy_j == pytest.approx(driver.energy_j(), abs=300)

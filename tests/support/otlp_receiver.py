@@ -18,7 +18,9 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
 
+from llamatelemetry.local.otlp import records_of
 from tests.support.http_server import http_server
+from tests.support.telemetry_names import record_problems
 
 REQUESTS = {
     "traces": traces.ExportTraceServiceRequest,
@@ -78,6 +80,17 @@ class Received:
             for metric in scope.metrics
         }
 
+    def check_reference(self) -> None:
+        """Fail if llamatelemetry has sent a name that is not in the reference."""
+        records = (
+            record
+            for signal, messages in self.messages.items()
+            for message in messages
+            for record in records_of(signal, message)
+        )
+        problems = set(record_problems(records))
+        assert not problems, f"not in semconv/telemetry.toml: {sorted(problems)}"
+
     def logs(self) -> list[str]:
         return [
             record.body.string_value
@@ -129,6 +142,7 @@ def http_receiver(
 
     with server(Handler) as received.port:
         yield received
+    received.check_reference()
 
 
 @contextmanager
@@ -163,3 +177,4 @@ def grpc_receiver(address: str = "127.0.0.1:0") -> Iterator[Received]:
         yield received
     finally:
         server.stop(None).wait()
+    received.check_reference()

@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import flush_pending, internal_errors, known_servers
 from llamatelemetry.genai.wire.openai_responses import unfinished_responses
+from tests.support.telemetry_names import ReferenceProcessor, logs_problems, metrics_problems
 
 
 class Recorder:
@@ -29,6 +30,8 @@ class Recorder:
         self._exporter = InMemorySpanExporter()
         self._reader = InMemoryMetricReader()
         self.tracer_provider = TracerProvider(shutdown_on_exit=False)
+        self._reference = ReferenceProcessor()
+        self.tracer_provider.add_span_processor(self._reference)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
         self._logs = InMemoryLogRecordExporter()
@@ -70,6 +73,16 @@ class Recorder:
         assert flush_pending(5)
         return list(self._logs.get_finished_logs())
 
+    def check_reference(self) -> None:
+        """Fail if a span, metric, event or attribute is not in the reference, or of another type."""
+        flush_pending(5)
+        problems = {
+            *self._reference.problems,
+            *metrics_problems(self._reader.get_metrics_data()),
+            *logs_problems(self._logs.get_finished_logs()),
+        }
+        assert not problems, f"not in semconv/telemetry.toml: {sorted(problems)}"
+
     def clear_spans(self) -> None:
         self._exporter.clear()
 
@@ -108,6 +121,7 @@ class Recorder:
 def recorder() -> Iterator[Recorder]:
     recorder = Recorder()
     yield recorder
+    recorder.check_reference()
     recorder.tracer_provider.shutdown()
     recorder.meter_provider.shutdown()
     recorder.logger_provider.shutdown()

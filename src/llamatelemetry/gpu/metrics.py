@@ -16,6 +16,7 @@ from opentelemetry.metrics import Observation, get_meter
 from llamatelemetry import __version__
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu.reader import GpuDetails, GpuDevice, GpuState
+from llamatelemetry.otel.client_metrics import create_histogram
 from llamatelemetry.semconv import gpu as names
 from llamatelemetry.semconv.attributes import ERROR_TYPE
 
@@ -52,12 +53,7 @@ class GpuMetrics:
         for spec, read in _OF_DEVICE.items():
             self._create(meter, spec, partial(self._of_host, spec, read))
         self._create(meter, names.PROCESS_MEMORY, _process_memory)
-        self._sampling = meter.create_histogram(
-            names.SAMPLING_DURATION,
-            "s",
-            "Duration of one reading of all GPUs.",
-            explicit_bucket_boundaries_advisory=names.SAMPLING_BOUNDARIES_S,
-        )
+        self._sampling = create_histogram(meter, names.SAMPLING_DURATION)
 
     def show(self, monitor: GpuMonitor | None) -> None:
         """Set the monitor to observe; `None` observes nothing."""

@@ -31,12 +31,10 @@ _GIGA: Final = 1e9
 def _instruments() -> tuple[Histogram, Any, Any]:
     """Return the instruments of the duration, the algorithm bandwidth and the bus bandwidth."""
     meter = get_meter(_SCOPE, __version__)
-    algbw = "Bytes over time of a collective operation."
-    busbw = "Speed of a collective over each rank's links."
     return (
         create_histogram(meter, specs.COLLECTIVE_DURATION),
-        meter.create_gauge(specs.COLLECTIVE_ALGORITHM_BANDWIDTH, "By/s", algbw),
-        meter.create_gauge(specs.COLLECTIVE_BUS_BANDWIDTH, "By/s", busbw),
+        meter.create_gauge(*specs.COLLECTIVE_ALGORITHM_BANDWIDTH),
+        meter.create_gauge(*specs.COLLECTIVE_BUS_BANDWIDTH),
     )
 
 

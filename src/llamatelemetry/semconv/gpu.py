@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from llamatelemetry.semconv.metrics import HistogramSpec
+
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
 # Span attributes. Arrays have one item for each GPU in `GPU_IDS`.
@@ -139,8 +141,9 @@ PROCESS_MEMORY: Final = ObservedSpec(
     "By",
     "GPU memory used by this process and by the local servers that it calls.",
 )
-SAMPLING_DURATION: Final = "llamatelemetry.gpu.sampling.duration"
-"""Histogram in seconds: duration of one reading of all GPUs."""
-SAMPLING_BOUNDARIES_S: Final = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
+SAMPLING_DURATION: Final = HistogramSpec(
+    "llamatelemetry.gpu.sampling.duration",
+    "s",
+    "Duration of one reading of all GPUs.",
+    (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )

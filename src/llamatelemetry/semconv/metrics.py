@@ -44,6 +44,14 @@ class CounterSpec(NamedTuple):
     description: str
 
 
+class GaugeSpec(NamedTuple):
+    """A gauge."""
+
+    name: str
+    unit: str
+    description: str
+
+
 _FIRST_CHUNK: Final = (
     "Time to receive the first chunk, measured from when the client issues the generation request "
     "to when the first chunk is received in the response stream."
@@ -169,6 +177,18 @@ REDACTION_FAILURES: Final = CounterSpec(
     "Number of times that redaction failed. The text was dropped, not exported.",
 )
 
+# Items that a full export queue has dropped. The names are those of the conventions for SDKs.
+SDK_SPANS_PROCESSED: Final = CounterSpec(
+    "otel.sdk.processor.span.processed",
+    "{span}",
+    "The number of spans for which the processing has finished, either successful or failed.",
+)
+SDK_LOGS_PROCESSED: Final = CounterSpec(
+    "otel.sdk.processor.log.processed",
+    "{log_record}",
+    "The number of log records for which the processing has finished, either successful or failed.",
+)
+
 # Collective operations (llamatelemetry's own).
 COLLECTIVE_DURATION: Final = HistogramSpec(
     "llamatelemetry.collective.duration",
@@ -176,9 +196,17 @@ COLLECTIVE_DURATION: Final = HistogramSpec(
     "Duration of one collective operation on the slowest rank.",
     (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
 )
-COLLECTIVE_ALGORITHM_BANDWIDTH: Final = "llamatelemetry.collective.algorithm_bandwidth"
-COLLECTIVE_BUS_BANDWIDTH: Final = "llamatelemetry.collective.bus_bandwidth"
-"""Gauges in bytes per second, as nccl-tests define them."""
+# As nccl-tests define them.
+COLLECTIVE_ALGORITHM_BANDWIDTH: Final = GaugeSpec(
+    "llamatelemetry.collective.algorithm_bandwidth",
+    "By/s",
+    "Bytes over time of a collective operation.",
+)
+COLLECTIVE_BUS_BANDWIDTH: Final = GaugeSpec(
+    "llamatelemetry.collective.bus_bandwidth",
+    "By/s",
+    "Speed of a collective over each rank's links.",
+)
 
 # Workflows, agents and tools.
 WORKFLOW_DURATION: Final = HistogramSpec(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry.metrics import Observation
 
 from llamatelemetry.otel._sdk_private import observe_dropped_items
+from llamatelemetry.semconv.metrics import SDK_LOGS_PROCESSED, SDK_SPANS_PROCESSED, CounterSpec
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider
@@ -24,8 +25,7 @@ _INTERVAL_S: Final = 60.0
 
 
 class _Signal(NamedTuple):
-    name: str
-    unit: str
+    metric: CounterSpec
     items: str
     component: str
     variable: str
@@ -33,15 +33,13 @@ class _Signal(NamedTuple):
 
 _SIGNALS: Final = {
     "traces": _Signal(
-        "otel.sdk.processor.span.processed",
-        "{span}",
+        SDK_SPANS_PROCESSED,
         "spans",
         "batching_span_processor",
         "OTEL_BSP_MAX_QUEUE_SIZE",
     ),
     "logs": _Signal(
-        "otel.sdk.processor.log.processed",
-        "{log_record}",
+        SDK_LOGS_PROCESSED,
         "log records",
         "batching_log_processor",
         "OTEL_BLRP_MAX_QUEUE_SIZE",
@@ -68,12 +66,9 @@ class DroppedItems:
         """Export the count as a metric, unless the SDK does so."""
         if _sdk_records_dropped_items():
             return
+        spec = self._signal.metric
         meter_provider.get_meter("llamatelemetry").create_observable_counter(
-            self._signal.name,
-            [self._observe],
-            self._signal.unit,
-            f"The number of {self._signal.items} for which the processing has finished, either "
-            "successful or failed.",
+            spec.name, [self._observe], spec.unit, spec.description
         )
 
     def reset_after_fork(self) -> None:
