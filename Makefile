@@ -3,7 +3,7 @@
 VENV := .venv
 PROJECTS := pyproject.toml $(wildcard src/*/pyproject.toml)
 
-.PHONY: help demo test test-all test-engines check bench wheels deploy-check lock clean
+.PHONY: help demo test test-all test-engines check bench soak wheels deploy-check lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -27,6 +27,9 @@ check: $(VENV)/.dev ## Check format, lint, types, layers and spelling
 
 bench: $(VENV)/.dev ## Measure the overhead of tracing
 	@set -e; for bench in benchmarks/call_path.py benchmarks/openai_overhead.py benchmarks/openai_long_stream.py benchmarks/compare_openai.py; do echo "== $$bench"; $(VENV)/bin/python "$$bench" $(ARGS); done
+
+soak: $(VENV)/.dev ## Make calls for ten minutes and check that nothing grows or is lost
+	$(VENV)/bin/python scripts/soak.py $(ARGS)
 
 wheels: $(VENV)/.dev ## Build all five distributions and check them in new environments
 	$(VENV)/bin/python scripts/check_wheels.py

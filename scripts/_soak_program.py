@@ -89,9 +89,9 @@ class Load:
             "plain": sum(self.plain),
             "streams": sum(self.streams),
             "rss_kb": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
-            "threads": len(os.listdir("/proc/self/task")),
+            "threads": len(list(Path("/proc/self/task").iterdir())),
             # Without the one that lists the directory.
-            "files": len(os.listdir("/proc/self/fd")) - 1,
+            "files": len(list(Path("/proc/self/fd").iterdir())) - 1,
         }
 
 

@@ -26,6 +26,7 @@ from llamatelemetry.otel._sdk_private import (
 )
 from llamatelemetry.otel.export.dropped_items import DroppedItems
 from llamatelemetry.otel.export.export_monitor import ExportMonitor
+from llamatelemetry.otel.limit_counts import LIMIT_COUNTS
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers, run_side_by_side
 from llamatelemetry.otel.process.forking import WorkerExitHook
 from llamatelemetry.otel.process.termination import TerminationHook
@@ -83,7 +84,7 @@ class Setup:
             DroppedItems(name, created[name]) for name in ("traces", "logs") if name in created
         ]
         if "metrics" in created:
-            for each in (*self._dropped, FAILURES):
+            for each in (*self._dropped, FAILURES, LIMIT_COUNTS):
                 each.export_to(created["metrics"])
 
     @property
@@ -174,7 +175,7 @@ class Setup:
 
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
-        for each in (*self._dropped, FAILURES):
+        for each in (*self._dropped, FAILURES, LIMIT_COUNTS):
             each.reset_after_fork()
         for name, provider in self._created.items():
             if name == "metrics":

@@ -18,6 +18,7 @@ from sys import modules
 from time import monotonic
 from typing import Any
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.call import Call, Instrumenter, current_call
 from llamatelemetry.genai.configured import ConfiguredInstrumenter, plugin_instrumenter
@@ -138,6 +139,7 @@ __all__ = [
     "GenerationSteps",
     "InferenceEngine",
     "Instrumenter",
+    "Limit",
     "LlamaCppAccumulator",
     "MediaAccumulator",
     "Observer",

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry._private_files import make_private_directory, make_private_file
 from llamatelemetry.local.records import Run
 from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, UPGRADES, VERSION, to_json
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.local.records import LogRecord, MetricPoint, Record, SpanRecord
 
+_RESOURCES: Final = Limit("stored_resources", 1024, "Resources with their row in a database")
 DEFAULT_MAX_BYTES: Final = 2 * 1024**3
 _PRUNED_FRACTION: Final = 0.1
 _BATCH: Final = 1000
@@ -118,6 +120,7 @@ class Store:
                 "SELECT id FROM resources WHERE attributes = ?", (key,)
             ).fetchone()
             self._resource_ids[key] = known
+            _RESOURCES.trim(self._resource_ids)
         return known
 
     def _prune(self) -> None:

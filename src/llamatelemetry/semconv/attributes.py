@@ -151,6 +151,7 @@ SERVER_STOPPED: Final = "llamatelemetry.server.stopped"
 SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"
 SAMPLING_RATE: Final = "llamatelemetry.sampling.rate"
 SAMPLING_DECISION: Final = "llamatelemetry.sampling.decision"
+LIMIT_NAME: Final = "llamatelemetry.limit.name"
 
 # Models in this process.
 MODEL_ARCHITECTURE: Final = "llamatelemetry.model.architecture"

@@ -169,6 +169,13 @@ REDACTION_FAILURES: Final = CounterSpec(
     "Number of times that redaction failed. The text was dropped, not exported.",
 )
 
+# Limits of caches, maps and queues (llamatelemetry's own).
+LIMIT_DROPPED: Final = CounterSpec(
+    "llamatelemetry.limit.dropped",
+    "{entry}",
+    "Number of entries that were dropped because a cache, map or queue was full.",
+)
+
 # Collective operations (llamatelemetry's own).
 COLLECTIVE_DURATION: Final = HistogramSpec(
     "llamatelemetry.collective.duration",

@@ -15,12 +15,12 @@ import sys
 import threading
 import time
 from bisect import bisect_right
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.server_pids import is_on_this_machine, pids_of
 
@@ -33,12 +33,16 @@ _LONGEST_INTERVAL_S: Final = 1.0
 _SHARE: Final = 1 / 400
 _SEARCH_S: Final = 1.0
 _LINGERS_S: Final = 0.5
-_SAMPLES: Final = 8000
+_SAMPLES: Final = Limit(
+    "server_samples", 16_000, "Samples of a server on this machine", "drops the older half"
+)
 _NEW_NS: Final = 4_000_000
 _THREADS: Final = 8
 _PROCESSES: Final = 8
 _STOPPED: Final = b"Tt"
-_is_local: Final = lru_cache(maxsize=256)(is_on_this_machine)
+_is_local: Final = Limit(
+    "local_addresses", 256, "Server addresses, and whether they are on this machine"
+).cached(is_on_this_machine)
 
 
 class Sample(NamedTuple):
@@ -208,8 +212,10 @@ class Server:
                 last.stopped_ns + stopped_ns,
             )
         )
-        if len(self.samples) > 2 * _SAMPLES:
-            self.samples = self.samples[-_SAMPLES:]
+        if len(self.samples) > _SAMPLES.most:
+            kept = self.samples[-_SAMPLES.most // 2 :]
+            _SAMPLES.drop(len(self.samples) - len(kept))
+            self.samples = kept
 
     def figures_between(self, bounds_ns: list[int]) -> list[tuple[float, ...]] | None:
         """Return CPU time, run delay and stopped time between each two bounds, in seconds.
