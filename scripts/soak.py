@@ -95,7 +95,8 @@ def sink() -> Iterator[Sink]:
         yield counted
 
 
-def _response(model: str, *, stream: bool) -> bytes:
+def response(model: str, *, stream: bool) -> bytes:
+    """Return the bytes of a response of llama.cpp."""
     if model == "fails":
         body = b'{"error": {"message": "out of memory", "type": "server_error", "code": 500}}'
         kind, status = "application/json", "500 Internal Server Error"
@@ -131,7 +132,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                 continue
             request = json.loads(await reader.readexactly(int(length.split(b"\r\n")[0])))
-            writer.write(_response(request["model"], stream=bool(request.get("stream"))))
+            writer.write(response(request["model"], stream=bool(request.get("stream"))))
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
         writer.close()

@@ -227,11 +227,15 @@ class Setup:
             remove_processors(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
         self._redaction.remove()
+        stopped = run_side_by_side(steps, deadline)
+        self.report_losses()
+        return stopped
+
+    def report_losses(self) -> None:
+        """Log what was dropped and what could not be exported, if it has not been logged yet."""
         for each in self._dropped:
             each.report()
-        stopped = run_side_by_side(steps, deadline)
         self.monitor.report_losses()
-        return stopped
 
     @property
     def _tracer_provider(self) -> Any:
@@ -261,7 +265,7 @@ def report_losses_at_exit() -> None:
 def _report_losses() -> None:
     setup = _current_setup()
     if setup is not None:
-        setup.monitor.report_losses()
+        setup.report_losses()
 
 
 class _Current:

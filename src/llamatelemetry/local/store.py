@@ -91,14 +91,9 @@ class Store:
     def _insert(self, records: Iterable[Record]) -> int:
         number = 0
         remaining = iter(records)
-        try:
-            while batch := list(islice(remaining, _BATCH)):
-                number += len(batch)
-                self._insert_batch(batch)
-        except BaseException:
-            # The transaction, which is rolled back, may have inserted cached resources.
-            self._resource_ids.clear()
-            raise
+        while batch := list(islice(remaining, _BATCH)):
+            number += len(batch)
+            self._insert_batch(batch)
         return number
 
     def _insert_batch(self, records: Iterable[Record]) -> None:
@@ -176,8 +171,13 @@ class Store:
             try:
                 with self._connection:  # a transaction
                     yield self._connection
-            except sqlite3.Error as error:
-                raise StoreWriteError(f"cannot write to {self.path}: {error}") from error
+            except BaseException as error:
+                # The transaction, which is rolled back, may have inserted cached resources. It may
+                # fail as late as when it is committed.
+                self._resource_ids.clear()
+                if isinstance(error, sqlite3.Error):
+                    raise StoreWriteError(f"cannot write to {self.path}: {error}") from error
+                raise
 
     def close(self) -> None:
         """Close the database and merge the write-ahead log into the file."""
