@@ -223,8 +223,8 @@ def closed_loop(app: Application) -> None:
         stream: Any = await client.chat.completions.create(
             model="smol", messages=MESSAGES, stream=True
         )
-        async for _ in stream:
-            return client, stream
+        await anext(aiter(stream))
+        return client, stream
 
     kept = [loop.run_until_complete(start()) for _ in range(CALLS)]
     loop.close()

@@ -2,6 +2,7 @@
 
     scripts/fault_table.py                 all faults, and update docs/operate/reliability.md
     scripts/fault_table.py dns absent      these faults, without the page
+    scripts/fault_table.py --list          the names of all faults
 
 Exits with 1 if the application saw something else than without llamatelemetry, or if an exit,
 `flush()` or `shutdown()` took longer than its time limit.
@@ -15,71 +16,49 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from _fault_servers import (
+    CannotRunError,
+    Server,
+    absent,
+    accepting,
+    build_clock,
+    dripping,
+    llama_cpp,
+    no_such_host,
+    refusing,
+    resetting,
+    scripted,
+    slow,
+    unresolved,
+)
 from _page_tables import write_tables
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.soak import model_server  # noqa: E402
-from tests.support.otlp_receiver import Received, http_receiver  # noqa: E402
+from tests.support.otlp_receiver import Received  # noqa: E402
 
 PAGE = ROOT / "docs/operate/reliability.md"
 PROGRAM = str(Path(__file__).with_name("_fault_program.py"))
 LIMIT_S = 2.0
 # Of a machine that is busy with other work.
 SLACK_S = 5.0
-_PATHS = ("/v1/traces", "/v1/metrics", "/v1/logs")
 _LOSS = re.compile(
-    r"^(Lost telemetry \([^)]*\)|Dropped \d+ [a-z ]+|Cannot write telemetry|Telemetry is incomplete)"
-    "(?: because|:| to )",
+    r"^(?:error: )?(Lost telemetry \([^)]*\)|Dropped \d+ [a-z ]+|Cannot write telemetry"
+    "|Telemetry is incomplete)(?: because|:| to )",
     re.MULTILINE,
 )
-
-
-_CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <time.h>
-
-static long offset;
-
-void step_clock(long seconds) { offset += seconds; }
-
-int clock_gettime(clockid_t clock, struct timespec *result) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int status = real(clock, result);
-    if (clock == CLOCK_REALTIME) result->tv_sec += offset;
-    return status;
-}
-"""
-
-
-class CannotRunError(Exception):
-    """A fault that this machine cannot have, with the reason."""
-
-
-@dataclass
-class Server:
-    """A model server: its URL, and its process if it is one of its own."""
-
-    url: str
-    pid: int = 0
 
 
 @dataclass
@@ -105,138 +84,6 @@ class Outcome:
     longest_s: float = 0.0
 
 
-@contextmanager
-def scripted() -> Iterator[Server]:
-    """Run a scripted server in this process."""
-    with model_server() as url:
-        yield Server(url)
-
-
-@contextmanager
-def llama_cpp() -> Iterator[Server]:
-    """Run a real llama.cpp server in a process of its own."""
-    try:
-        from tests.support.llama_server import embedded_server
-    except ImportError as error:
-        raise CannotRunError(f"needs llama.cpp: {error}") from None
-    with embedded_server(n_threads=1) as server:
-        yield Server(server.origin, server.pid)
-
-
-@contextmanager
-def dripping() -> Iterator[Server]:
-    """Run a server that sends each byte of a stream by itself."""
-    from scripts.soak import response
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve(connection: socket.socket) -> None:
-            with connection, contextlib.suppress(OSError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                request = b""
-                while b"\r\n\r\n" not in request or not request.endswith(b"}"):
-                    request += connection.recv(65536)
-                answer = response("smol", stream=b'"stream":true' in request)
-                for index in range(len(answer)):
-                    connection.sendall(answer[index : index + 1])
-
-        _serve(listener, serve)
-        yield Server(f"http://127.0.0.1:{listener.getsockname()[1]}")
-
-
-@contextmanager
-def no_such_host() -> Iterator[Server]:
-    """Name a host that DNS does not know."""
-    yield Server("http://model.invalid:8080")
-
-
-def _serve(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-
-
-@contextmanager
-def accepting() -> Iterator[Received]:
-    """Run a receiver that accepts everything."""
-    with http_receiver(keep_alive=True) as received:
-        yield received
-
-
-@contextmanager
-def absent() -> Iterator[Received]:
-    """Name a port that nothing listens on."""
-    with http_receiver() as received:
-        pass
-    yield received
-
-
-def refusing(status: int) -> Callable[[], AbstractContextManager[Received]]:
-    """Return a receiver that responds with a status."""
-
-    @contextmanager
-    def receiver() -> Iterator[Received]:
-        with http_receiver(keep_alive=True) as received:
-            received.status_of = dict.fromkeys(_PATHS, status)
-            yield received
-
-    return receiver
-
-
-def slow(seconds: float) -> Callable[[], AbstractContextManager[Received]]:
-    """Return a receiver that does not respond for some seconds after the first request."""
-
-    @contextmanager
-    def receiver() -> Iterator[Received]:
-        with http_receiver(keep_alive=True) as received:
-            received.may_respond.clear()
-
-            def respond_later() -> None:
-                while not received.started and not stopped.wait(0.01):
-                    pass
-                stopped.wait(seconds)
-                received.may_respond.set()
-
-            stopped = threading.Event()
-            thread = threading.Thread(target=respond_later)
-            thread.start()
-            try:
-                yield received
-            finally:
-                stopped.set()
-                thread.join()
-
-    return receiver
-
-
-@contextmanager
-def resetting() -> Iterator[Received]:
-    """Run a receiver that resets each connection."""
-
-    def reset(connection: socket.socket) -> None:
-        connection.recv(1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        _serve(listener, reset)
-        yield Received(listener.getsockname()[1])
-
-
-class _Unresolved(Received):
-    url = "http://collector.invalid:4318"
-
-
-@contextmanager
-def unresolved() -> Iterator[Received]:
-    """Name a collector that DNS does not know."""
-    yield _Unresolved()
-
-
 @dataclass(frozen=True)
 class Fault:
     """One fault, and what the program does while it happens.
@@ -252,7 +99,6 @@ class Fault:
         run: Whether the program is run by `llamatelemetry run`.
         has_limit: Whether a run with `flush()` and `shutdown()` is timed too.
         prelude: Code that runs before the program.
-        note: Text for the table that figures cannot give.
     """
 
     title: str
@@ -265,7 +111,6 @@ class Fault:
     run: bool = False
     has_limit: bool = False
     prelude: str = ""
-    note: str = ""
 
 
 FAULTS = {
@@ -309,7 +154,10 @@ FAULTS = {
     "many": Fault(
         "10,000 streams at the same time",
         "many_streams",
-        variables={"CONCURRENT": "10000", "OTEL_BSP_MAX_QUEUE_SIZE": "65536"},
+        variables={
+            "CONCURRENT": os.environ.get("CONCURRENT", "10000"),
+            "OTEL_BSP_MAX_QUEUE_SIZE": "65536",
+        },
     ),
     "closed-loop": Fault("Event loop closed during 10 streams", "closed_loop"),
     "nested": Fault("Nested event loops (nest_asyncio)", "nested_loops"),
@@ -325,7 +173,8 @@ FAULTS = {
         "eventlet",
         "greenlets",
         variables={"GREEN": "eventlet"},
-        prelude="import eventlet; eventlet.monkey_patch()",
+        # Where trio is installed, httpx2 imports it, which fails with eventlet's sockets.
+        prelude="import sys; sys.modules['trio'] = None; import eventlet; eventlet.monkey_patch()",
     ),
 }
 
@@ -366,19 +215,8 @@ def _environment(fault: Fault, server: Server, received: Received, folder: Path)
     if fault.by_file:
         environment["LLAMATELEMETRY_EXPORTER"] = "file"
     if fault.situation == "clock_step":
-        environment["LD_PRELOAD"] = str(_build_clock(folder))
+        environment["LD_PRELOAD"] = str(build_clock(folder))
     return environment
-
-
-def _build_clock(folder: Path) -> Path:
-    """Build the library that shows a program a clock which it can set."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise CannotRunError("needs a C compiler")
-    source, library = folder / "clock.c", folder / "clock.so"
-    source.write_text(_CLOCK)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    return library
 
 
 def _command(fault: Fault, server: Server, folder: str, recorded: bool) -> list[str]:
@@ -459,15 +297,15 @@ def _stored_spans(folder: Path) -> int:
         with contextlib.suppress(Exception), StoreReader(database) as reader:
             return sum(each.name.startswith("chat ") for each in reader.spans())
         return 0
-    return sum(
-        span["name"].startswith("chat ")
-        for file in folder.glob("traces-*.jsonl")
-        for line in file.read_text().splitlines()
-        if line.endswith("}")
-        for resource_spans in json.loads(line)["resourceSpans"]
-        for scope in resource_spans["scopeSpans"]
-        for span in scope["spans"]
-    )
+    count = 0
+    for file in folder.glob("traces-*.jsonl"):
+        for line in file.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # A line that the full disk has cut.
+                groups = json.loads(line)["resourceSpans"]
+                scopes = (scope for group in groups for scope in group["scopeSpans"])
+                spans = (span for scope in scopes for span in scope["spans"])
+                count += sum(span["name"].startswith("chat ") for span in spans)
+    return count
 
 
 @dataclass
@@ -478,7 +316,7 @@ class Row:
     problems: list[str] = field(default_factory=list[str])
 
 
-def examine(name: str, fault: Fault) -> Row:
+def examine(name: str, fault: Fault, *, timed: bool = True) -> Row:
     """Run the program under a fault, without llamatelemetry and with it."""
     try:
         without = run(fault, recorded=False)
@@ -491,15 +329,17 @@ def examine(name: str, fault: Fault) -> Row:
             f"{name}: without llamatelemetry {_text(without.seen)} ({without.status}), "
             f"with it {_text(recorded.seen)} ({recorded.status})"
         )
-    if recorded.exit_s > 5 + SLACK_S:
+    if not without.seen:
+        problems.append(f"{name}: the program failed")
+    if timed and recorded.exit_s > 5 + SLACK_S:
         problems.append(f"{name}: the process took {recorded.exit_s:.1f} s to end")
     if recorded.longest_s > 600:
         problems.append(f"{name}: a span has a duration of {recorded.longest_s:,.0f} s")
-    if fault.has_limit:
-        timed = run(fault, recorded=True, limit_s=LIMIT_S)
+    if timed and fault.has_limit:
+        ended = run(fault, recorded=True, limit_s=LIMIT_S)
         problems += [
             f"{name}: {what}({LIMIT_S:g}) took {seconds:.1f} s"
-            for what, seconds in timed.extra.items()
+            for what, seconds in ended.extra.items()
             if seconds > LIMIT_S + SLACK_S
         ]
     seen = _text(recorded.seen)
@@ -525,11 +365,18 @@ def main() -> int:
     """Run the faults, print what contradicts the promises, and update the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("faults", nargs="*", metavar="FAULT")
-    names = parser.parse_args().faults
-    rows = [examine(name, FAULTS[name]) for name in names or FAULTS]
-    if names:
-        print(table(rows))
-    else:
+    parser.add_argument("--untimed", action="store_true", help="do not check time limits")
+    parser.add_argument("--list", action="store_true", help="only print the names of the faults")
+    options = parser.parse_args()
+    if options.list:
+        print(*FAULTS)
+        return 0
+    names = options.faults
+    rows: list[Row] = []
+    for name in names or FAULTS:
+        rows.append(examine(name, FAULTS[name], timed=not options.untimed))
+        print(f"| {' | '.join(rows[-1].cells)} |", flush=True)
+    if not names:
         write_tables(PAGE, "scripts/fault_table.py", {"faults": lambda: table(rows)}, [])
     problems = [problem for row in rows for problem in row.problems]
     print("\n".join(problems) or "the application saw the same with and without llamatelemetry")

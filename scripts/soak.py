@@ -148,9 +148,14 @@ def model_server() -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        loop.call_soon_threadsafe(server.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        server.close()
+        connections = asyncio.all_tasks(loop)
+        for connection in connections:
+            connection.cancel()
+        loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
+        loop.close()
 
 
 def _environment(endpoint: str, port: int) -> dict[str, str]:
@@ -229,19 +234,18 @@ def run(seconds: float, calls: int, interval_s: float) -> Result:
     with sink() as counted, model_server() as url:
         command = [sys.executable, str(PROGRAM), url]
         command += [f"--{name}={value}" for name, value in options.items()]
-        program = subprocess.Popen(
-            command, env=_environment(counted.url, port), stdout=subprocess.PIPE, text=True
-        )
         samples: list[dict[str, int]] = []
-        try:
-            for line in program.stdout or ():
-                samples.append(json.loads(line))
-                print(line, end="", file=sys.stderr, flush=True)
-            if program.wait() != 0:
-                raise SystemExit(f"the program ended with exit status {program.returncode}")
-        finally:
-            program.kill()
-            program.wait()
+        with subprocess.Popen(
+            command, env=_environment(counted.url, port), stdout=subprocess.PIPE, text=True
+        ) as program:
+            try:
+                for line in program.stdout or ():
+                    samples.append(json.loads(line))
+                    print(line, end="", file=sys.stderr, flush=True)
+                if program.wait() != 0:
+                    raise SystemExit(f"the program ended with exit status {program.returncode}")
+            finally:
+                program.kill()
         return Result(samples, counted)
 
 
