@@ -138,6 +138,14 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.close()
 
 
+async def _stop(server: asyncio.Server) -> None:
+    server.close()
+    connections = asyncio.all_tasks() - {asyncio.current_task()}
+    for connection in connections:
+        connection.cancel()
+    await asyncio.gather(*connections, return_exceptions=True)
+
+
 @contextmanager
 def model_server() -> Iterator[str]:
     """Run the scripted server, and yield its URL."""
@@ -150,11 +158,7 @@ def model_server() -> Iterator[str]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        server.close()
-        connections = asyncio.all_tasks(loop)
-        for connection in connections:
-            connection.cancel()
-        loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
+        loop.run_until_complete(_stop(server))
         loop.close()
 
 
