@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -55,7 +56,7 @@ class Load:
         """Make calls in a thread."""
         for number in self.numbers():
             request = _request(number)
-            with contextlib.suppress(openai.APIStatusError):
+            with contextlib.suppress(openai.APIError):
                 reply: Any = client.chat.completions.create(**request)
                 if "stream" in request:
                     for _ in itertools.islice(reply, _chunks(number)):
@@ -67,7 +68,7 @@ class Load:
         """Make calls in a task."""
         for number in self.numbers():
             request = _request(number)
-            with contextlib.suppress(openai.APIStatusError):
+            with contextlib.suppress(openai.APIError):
                 reply: Any = await client.chat.completions.create(**request)
                 if "stream" in request:
                     left = _chunks(number)
@@ -141,6 +142,8 @@ def main() -> None:
         runner.join(options.interval_s)
         if runner.is_alive():
             print(json.dumps(load.figures()), flush=True)
+    # Abandoned streams are found by the garbage collector.
+    gc.collect()
     flushed = llamatelemetry.flush(60)
     with urllib.request.urlopen(f"http://127.0.0.1:{options.prometheus_port}/metrics") as page:
         metrics = page.read().decode()

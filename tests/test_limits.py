@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import subprocess
 import sys
@@ -12,13 +13,31 @@ from types import SimpleNamespace
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Tracer
 
 from llamatelemetry._limits import LIMITS, Limit
-from llamatelemetry.config import _sources
-from llamatelemetry.genai import internal_errors, server_pids
+from llamatelemetry.config import LlamaTelemetryConfig, _sources
+from llamatelemetry.genai import (
+    Content,
+    Instrumenter,
+    Request,
+    Response,
+    Usage,
+    flush_pending,
+    internal_errors,
+    known_servers,
+    server_of,
+    server_pids,
+)
+from llamatelemetry.local.call_history import CallHistory
+from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.export import encoding_repair
 from llamatelemetry.otel.limit_counts import LimitCounts
 from llamatelemetry.otel.redaction import fail_closed
+from llamatelemetry.otel.sampling.rules import Policy
+from llamatelemetry.otel.sampling.tail_sampler import TailSampler
+from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 from llamatelemetry_instrumentation_openai import _requests as openai_requests
 from tests.support.filled_limits import CACHED, FEWER, FILLED, stored_resources
 
@@ -210,3 +229,51 @@ def test_caches_of_functions_have_a_limit():
     }
     # The configuration is read for a few combinations of arguments.
     assert users == {"_limits.py", "_sources.py"}
+
+
+CALLS = 100_000
+
+
+@pytest.mark.long
+def test_memory_is_constant_over_100_000_models_servers_tools_and_conversations():
+    """One call of each, with everything on. Of whatever a call leaves, a limit drops the oldest."""
+    tracers = TracerProvider(shutdown_on_exit=False)
+    sampler = TailSampler(Policy(rate=1.0))
+    for processor in (RedactionSpanProcessor(), TraceGraphProcessor(), CallHistory(), sampler):
+        tracers.add_span_processor(processor)
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    config = LlamaTelemetryConfig(capture_content="span_only", diagnostics=True)
+    instrumenter = Instrumenter(
+        "limits", "1", config=config, tracer_provider=tracers, meter_provider=meters
+    )
+    objects: list[int] = []
+    for number in range(CALLS):
+        if number in (CALLS // 2, CALLS - 1):
+            assert flush_pending(60)
+            reader.collect()
+            gc.collect()
+            objects.append(len(gc.get_objects()))
+        _call(instrumenter, tracers.get_tracer("limits"), number)
+    # One object for each call would be 50,000.
+    assert objects[1] - objects[0] < 10_000
+
+
+def _call(instrumenter: Instrumenter, tracer: Tracer, number: int) -> None:
+    body = {"messages": [{"role": "user", "content": f"Prompt {number} of ada@example.com"}]}
+    names = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": f"tool {number}"}
+    with tracer.start_as_current_span("execute_tool", attributes=names):
+        request = Request(
+            "chat",
+            "vllm",
+            f"model-{number}",
+            server=server_of("http", f"host{number}", 8000),
+            parameters={"gen_ai.conversation.id": f"conversation-{number}"},
+            body=body,
+            read_content=lambda: Content(inputs=body["messages"]),
+        )
+        call = instrumenter.start(request)
+        assert call is not None
+        known_servers.remember(request.server, "vllm")
+        usage = Usage(input_tokens=10, output_tokens=2)
+        call.finish(Response(model=f"model-{number}", id=f"r{number}", usage=usage))
