@@ -173,7 +173,7 @@ def ends_in_stream(app: Application) -> None:
 
 
 def fork_in_call(app: Application) -> None:
-    """Fork in the middle of a stream. Both processes read on; the child makes a call of its own."""
+    """Create a child by a fork in the middle of a stream. The child makes a call of its own."""
     stream = iter(app.open_stream())
     next(stream)
     child = os.fork()

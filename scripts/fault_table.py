@@ -63,10 +63,10 @@ _LOSS = re.compile(
 
 @dataclass
 class Outcome:
-    """What one run of the program came to.
+    """Result of one run of the program.
 
     Attributes:
-        seen: What the application saw, with counts.
+        seen: Results and exceptions in the application, with counts.
         extra: Other figures that it printed, such as the seconds of `flush`.
         status: Exit status.
         exit_s: Time from the last output to the end of the process, in seconds.
@@ -375,12 +375,13 @@ def main() -> int:
     rows: list[Row] = []
     for name in names or FAULTS:
         rows.append(examine(name, FAULTS[name], timed=not options.untimed))
-        print(f"| {' | '.join(rows[-1].cells)} |", flush=True)
+        print(f"| {' | '.join(rows[-1].cells)} |", *rows[-1].problems, sep="\n", flush=True)
     if not names:
         write_tables(PAGE, "scripts/fault_table.py", {"faults": lambda: table(rows)}, [])
-    problems = [problem for row in rows for problem in row.problems]
-    print("\n".join(problems) or "the application saw the same with and without llamatelemetry")
-    return 1 if problems else 0
+    if any(row.problems for row in rows):
+        return 1
+    print("the application saw the same with and without llamatelemetry")
+    return 0
 
 
 if __name__ == "__main__":

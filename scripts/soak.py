@@ -40,7 +40,7 @@ _HEAD = "HTTP/1.1 {status}\r\nServer: llama.cpp\r\nContent-Type: {kind}\r\n{leng
 
 @dataclass
 class Sink:
-    """What the receiver has counted. Spans are those of calls, not of their phases."""
+    """Counts of the receiver. Spans are those of calls, not of their phases."""
 
     url: str = ""
     spans: int = 0
@@ -187,11 +187,11 @@ def _environment(endpoint: str, port: int) -> dict[str, str]:
 
 @dataclass
 class Result:
-    """What the program printed, and what arrived.
+    """Output of the program, and counts of the receiver.
 
     Attributes:
         samples: Figures of the program, in order; the last has all calls.
-        sink: What the receiver counted.
+        sink: Counts of the receiver.
     """
 
     samples: list[dict[str, int]]

@@ -235,6 +235,7 @@ CALLS = 100_000
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_memory_is_constant_over_100_000_models_servers_tools_and_conversations():
     """One call of each, with everything on. Of whatever a call leaves, a limit drops the oldest."""
     tracers = TracerProvider(shutdown_on_exit=False)

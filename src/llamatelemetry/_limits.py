@@ -1,4 +1,4 @@
-"""Limits on what this process keeps: each cache, map and queue has one, and counts what it drops.
+"""Limits on what this process keeps: each cache, map and queue has one, with a count of drops.
 
 `docs/reference/limits.md` lists them.
 """
@@ -44,7 +44,7 @@ class Limit:
     Args:
         name: Name in the metric `llamatelemetry.limit.dropped`.
         most: Number of entries that are kept.
-        entries: What the entries are, for the documentation.
+        entries: Description of the entries, for the documentation.
         rule: What happens to an entry beyond the limit.
     """
 

@@ -83,10 +83,10 @@ class ServerMetadataCache:
         If the model or the build in the response differs from the metadata, the server was
         restarted or has loaded another model. The metadata is then fetched again.
         """
-        if server is None or server.origin not in self._found:
+        found = None if server is None else self._found.get(server.origin)
+        if server is None or found is None:
             return {}
         key = server.origin
-        found = self._found[key]
         if found.is_router:
             key = _key_of_model(server.origin, model)
             found = self._found.get(key, found)
