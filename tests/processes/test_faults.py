@@ -68,7 +68,7 @@ def _parameters():
         yield pytest.param(name, expected, id=name, marks=marks)
 
 
-@pytest.mark.parametrize(("name", "expected"), _parameters())
+@pytest.mark.parametrize(("name", "expected"), [*_parameters()])
 def test_application_sees_the_same_under_a_fault(name, expected):
     command = [sys.executable, "scripts/fault_table.py", "--untimed", name]
     done = subprocess.run(
