@@ -39,6 +39,12 @@ def test_soak_reports_growth_after_the_warm_up(later, grown):
     assert Result([sample()] * 4 + later + [LAST], Sink()).growth(4) == grown
 
 
+def test_warm_up_lasts_until_caches_are_full():
+    samples = [{**sample(), "plain": 1_000 * number} for number in range(20)]
+    assert Result([*samples, LAST], Sink()).warm_up(0.25) == 11
+    assert Result([*samples, LAST], Sink()).warm_up(0.75) == 15
+
+
 def test_soak_reports_a_lost_call():
     sink = Sink(spans=5, events=6, measured=6)
     assert Result([sample(), LAST], sink).losses() == ["spans received: 5, calls: 6"]
