@@ -3,7 +3,7 @@
 VENV := .venv
 PROJECTS := pyproject.toml $(wildcard src/*/pyproject.toml)
 
-.PHONY: help demo test test-all test-engines check bench docs wheels deploy-check lock clean
+.PHONY: help demo test test-all test-engines check bench docs soak wheels deploy-check lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -30,6 +30,9 @@ bench: $(VENV)/.dev ## Measure the overhead of tracing
 
 docs: $(VENV)/.dev ## Build the documentation site into build/site
 	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(VENV)/bin/python -m mkdocs build
+
+soak: $(VENV)/.dev ## Make calls for ten minutes and check that nothing grows or is lost
+	$(VENV)/bin/python scripts/soak.py $(ARGS)
 
 wheels: $(VENV)/.dev ## Build all five distributions and check them in new environments
 	$(VENV)/bin/python scripts/check_wheels.py

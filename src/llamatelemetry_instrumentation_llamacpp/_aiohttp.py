@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import wrapt
 
-from llamatelemetry.genai import PatchPoint, internal_errors, server_of
+from llamatelemetry.genai import Limit, PatchPoint, internal_errors, server_of
 from llamatelemetry_instrumentation_llamacpp._http_adapter import (
     HttpClientAdapter,
     RequestArguments,
@@ -87,7 +86,7 @@ def _find_target(session: Any, url: Any) -> _Target | None:
         return None
 
 
-@lru_cache(maxsize=1024)
+@Limit("aiohttp_urls", 1024, "URLs of aiohttp, with their server").cached
 def _target_of(url: str, socket: str | None) -> _Target | None:
     parts = urlsplit(url)
     match = match_path(parts.path)

@@ -7,11 +7,11 @@ are also above OpenTelemetry's own instrumentation, so that its span becomes a c
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import (
     AsyncStreamWrapper,
+    Limit,
     PatchPoint,
     StreamWrapper,
     internal_errors,
@@ -101,7 +101,7 @@ def _match(request: Any) -> RouteMatch | None:
         return None
 
 
-_server_of = lru_cache(maxsize=1024)(server_of)
+_server_of = Limit("httpx_servers", 1024, "Servers of httpx").cached(server_of)
 
 
 def _socket(client: Any) -> str | None:
@@ -145,7 +145,7 @@ class HttpxAdapter(HttpClientAdapter):
         response.stream = kind(stream, observer)
 
 
-@lru_cache(maxsize=8)
+@Limit("httpx_classes", 8, "Packages of httpx, with their stream classes").cached
 def _observed_kinds(package: str) -> tuple[type[Any], type[Any]]:
     """Create the observed stream classes, derived from the library's own base classes."""
     library: ModuleType = sys.modules[package]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from llamatelemetry.genai import known_servers
+from llamatelemetry.genai import Limit, known_servers
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llamatelemetry.genai import Server
     from llamatelemetry_instrumentation_llamacpp._routes import InferenceRoute
 
-_MAX_CACHED: Final = 1024
+_LIMIT: Final = Limit("configured_origins", 1024, "Servers, and whether an option names them")
 
 
 class Origins:
@@ -64,9 +64,8 @@ class Origins:
             found = False
         elif _is_in(server, self._allow):
             found = True
-        if len(self._configured) >= _MAX_CACHED:
-            self._configured.clear()
         self._configured[server.origin] = found
+        _LIMIT.trim(self._configured)
         return found
 
 

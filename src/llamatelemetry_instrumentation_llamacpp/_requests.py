@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from llamatelemetry.genai import PatchPoint, internal_errors, server_of
+from llamatelemetry.genai import Limit, PatchPoint, internal_errors, server_of
 from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
@@ -53,7 +52,7 @@ def _start(instrumentor: LlamaCppInstrumentor, session: Any, request: Any) -> Ht
     return start_http_call(ADAPTER, instrumentor, OutgoingRequest(session, request, server, match))
 
 
-@lru_cache(maxsize=1024)
+@Limit("requests_urls", 1024, "URLs of requests, with their server").cached
 def _match_url(url: str) -> tuple[RouteMatch, Server | None] | None:
     parts = urlsplit(url)
     match = match_path(parts.path)

@@ -8,12 +8,13 @@ do not run a model, such as `/tokenize`, `/api/show` and `/props`, are not inclu
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry.genai import (
     AnthropicAccumulator,
     ChatAccumulator,
+    Limit,
     LlamaCppAccumulator,
     MediaAccumulator,
     OllamaAccumulator,
@@ -257,7 +258,7 @@ _ROUTES: Final[Mapping[str, InferenceRoute]] = {
 _LAST_PARTS: Final = frozenset(path.rpartition("/")[2] for path in _ROUTES)
 
 
-@lru_cache(maxsize=1024)
+@Limit("request_paths", 1024, "Paths of requests, with their endpoint").cached
 def match_path(path: str) -> RouteMatch | None:
     """Return the endpoint that a path without a query ends with, or `None`."""
     if path.rpartition("/")[2] not in _LAST_PARTS:

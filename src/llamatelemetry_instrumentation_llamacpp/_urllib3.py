@@ -5,11 +5,10 @@ Both call themselves or each other for one request, and requests calls the one o
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from llamatelemetry.genai import PatchPoint, internal_errors, server_of
+from llamatelemetry.genai import Limit, PatchPoint, internal_errors, server_of
 from llamatelemetry_instrumentation_llamacpp._http_adapter import (
     HttpClientAdapter,
     RequestArguments,
@@ -106,14 +105,14 @@ def _match_url(url: Any) -> tuple[RouteMatch, SplitResult] | None:
         return None
 
 
-@lru_cache(maxsize=1024)
+@Limit("urllib3_urls", 1024, "URLs of urllib3, with their endpoint").cached
 def _match_text(url: str) -> tuple[RouteMatch, SplitResult] | None:
     parts = urlsplit(url)
     match = match_path(parts.path)
     return None if match is None else (match, parts)
 
 
-_server_of = lru_cache(maxsize=1024)(server_of)
+_server_of = Limit("urllib3_servers", 1024, "Servers of urllib3").cached(server_of)
 
 
 class _Urllib3Adapter(HttpClientAdapter):

@@ -10,10 +10,10 @@ body, such as `data`, `json` and `readline`, calls one of the methods that are o
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from llamatelemetry.genai import content_decoder, internal_errors
+from llamatelemetry.genai import Limit, content_decoder, internal_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,7 +137,7 @@ class _ObservedResponse(_Response):
             destroy()
 
 
-@lru_cache(maxsize=8)
+@Limit("urllib3_classes", 8, "Classes of responses of urllib3").cached
 def _observed(kind: type[Any]) -> type[Any]:
     """Create the class of observed responses of a class."""
     names = ("__module__", "__qualname__", "__doc__")

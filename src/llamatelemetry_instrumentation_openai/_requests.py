@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
-from llamatelemetry.genai import Request, Server, as_dict, model_name, parse_choice_count, server_of
+from llamatelemetry.genai import (
+    Limit,
+    Request,
+    Server,
+    as_dict,
+    model_name,
+    parse_choice_count,
+    server_of,
+)
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.operations import PROVIDER_AZURE_OPENAI, PROVIDER_OPENAI
 from llamatelemetry_instrumentation_openai._routes import response_id_of
@@ -80,7 +88,7 @@ def _deployment(client: Any) -> str | None:
 # Keyed by the identity of the URL object that a client stores, which changes when the URL is set.
 # Hashing a URL formats it first, and in openai 3 even reading `base_url` takes as long.
 _servers: Final[dict[int, tuple[Any, type[Any], Server | None]]] = {}
-_SERVERS_AT_MOST: Final = 256
+_LIMIT: Final = Limit("openai_servers", 256, "URLs of clients of openai, with their server")
 
 
 def server_of_client(client: Any) -> Server | None:
@@ -100,9 +108,8 @@ def server_of_client(client: Any) -> Server | None:
         provider=_provider_of_class(kind),
     )
     if _stores_url(kind):
-        if len(_servers) >= _SERVERS_AT_MOST:
-            _servers.clear()
         _servers[id(identity)] = (identity, kind, server)
+        _LIMIT.trim(_servers)
     return server
 
 
@@ -111,7 +118,7 @@ def _server_of_url(url: str) -> Server | None:
     return server_of(parts.scheme, parts.hostname or "", parts.port, path=parts.path)
 
 
-@lru_cache(maxsize=256)
+@Limit("openai_clients", 256, "Classes of clients of openai").cached
 def _stores_url(kind: type[Any]) -> bool:
     """Return whether the URL of a client is the one that it stores.
 

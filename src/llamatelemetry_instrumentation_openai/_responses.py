@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from llamatelemetry.genai import (
+    Limit,
     Response,
     internal_errors,
     model_name,
@@ -90,7 +90,7 @@ class _Kind(Enum):
     HTTP = "the HTTP response itself"
 
 
-@lru_cache(maxsize=256)
+@Limit("openai_classes", 256, "Classes of responses of openai").cached
 def _kind_of(kind: type[Any]) -> _Kind:
     # Checks the class, because looking up a missing attribute of a pydantic instance is slow.
     if hasattr(kind, "__stream__"):

@@ -169,7 +169,7 @@ def test_series_starts_with_its_first_measurement(meters):
 
 
 def test_number_of_remembered_series_is_bounded(meters, monkeypatch):
-    monkeypatch.setattr(deferred_metrics, "_SERIES_AT_MOST", 1)
+    monkeypatch.setattr(deferred_metrics._SERIES, "most", 1)
     for attributes in (CHAT, EMBEDDINGS, CHAT, CHAT):
         meters.record(1.0, attributes)
     assert len(meters.recorder.series) == 1

@@ -168,6 +168,39 @@ def test_write_raises_and_keeps_earlier_records_when_disk_is_full(tmp_path: Path
         assert [span.name for span in reader.spans()] == ["span 1", "span 100"]
 
 
+FULL_AT_COMMIT = """
+import resource, sys
+from dataclasses import replace
+from llamatelemetry.local.store import Store, StoreWriteError
+from tests.support.example_records import numbered
+
+store = Store(sys.argv[1])
+store.write([numbered(1)])
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+# The records are in SQLite's memory until the transaction is committed.
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+try:
+    store.write([replace(numbered(2), resource={"service.name": "other"})])
+except StoreWriteError:
+    pass
+else:
+    raise SystemExit("written")
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+store.write([replace(numbered(3), resource={"service.name": "other"})])
+store.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
+def test_records_are_readable_after_the_disk_was_full_at_a_commit(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    subprocess.run([sys.executable, "-c", FULL_AT_COMMIT, path], check=True)
+    with StoreReader(path) as reader:
+        found = [(span.name, span.resource.get("service.name")) for span in reader.spans()]
+    assert [name for name, _ in found] == ["span 1", "span 3"]
+    assert found[1][1] == "other"
+
+
 def test_store_rejects_other_files_and_leaves_them_unchanged(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("not a database " * 100)

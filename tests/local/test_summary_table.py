@@ -11,7 +11,6 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, Tracer
 
-from llamatelemetry.local import call_history
 from llamatelemetry.local.call_history import CallHistory
 from tests.support.example_records import EVIL
 
@@ -67,9 +66,9 @@ def test_history_keeps_no_content_and_only_the_newest_calls(
 ) -> None:
     call(tracer, **{"gen_ai.input.messages": "a secret"})
     assert "a secret" not in repr(vars(history))
-    for _ in range(call_history.MAX_CALLS + 300):
+    for _ in range(2_300):
         call(tracer)
-    assert history.summary().calls == call_history.MAX_CALLS
+    assert history.summary().calls == 2_000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -103,6 +104,22 @@ def test_child_that_is_forked_during_a_retry_sends_its_spans_at_its_end(tmp_path
             process.kill()
             process.wait()
         assert sorted(received.spans()) == ["of the child", "of the parent"]
+
+
+def test_all_dropped_spans_are_reported_when_the_program_ends():
+    program = PROGRAM.replace("range(3)", "range(300)")
+    variables = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"}
+    with receiver() as received:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment(received, "http://127.0.0.1:9", **variables),
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    dropped = [int(count) for count in re.findall(r"Dropped (\d+) spans", done.stderr)]
+    assert sum(dropped) + len(received.spans()) == 300
+    assert sum(dropped) > 0
 
 
 def test_slow_receiver_gets_everything():

@@ -17,8 +17,9 @@ import functools
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.config._option import PREFIX, Option
 from llamatelemetry.config.declarative import load_config_file
 
@@ -28,7 +29,8 @@ _SECTION = "llamatelemetry"
 _logger = logging.getLogger("llamatelemetry.config")
 
 # The configuration is resolved several times in one process, but a warning is logged once.
-_logged: set[str] = set()
+_logged: dict[str, None] = {}
+_LIMIT: Final = Limit("logged_options", 256, "Warnings about options that were logged")
 
 
 class OptionValue(NamedTuple):
@@ -41,7 +43,8 @@ class OptionValue(NamedTuple):
 def warn_once(message: str) -> None:
     """Log a warning unless this process has logged the same text before."""
     if message not in _logged:
-        _logged.add(message)
+        _logged[message] = None
+        _LIMIT.trim(_logged)
         _logger.warning("%s", message)
 
 

@@ -26,6 +26,7 @@ from llamatelemetry.otel._sdk_private import (
 )
 from llamatelemetry.otel.export.dropped_items import DroppedItems
 from llamatelemetry.otel.export.export_monitor import ExportMonitor
+from llamatelemetry.otel.limit_counts import LIMIT_COUNTS
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers, run_side_by_side
 from llamatelemetry.otel.process.forking import WorkerExitHook
 from llamatelemetry.otel.process.termination import TerminationHook
@@ -83,7 +84,7 @@ class Setup:
             DroppedItems(name, created[name]) for name in ("traces", "logs") if name in created
         ]
         if "metrics" in created:
-            for each in (*self._dropped, FAILURES):
+            for each in (*self._dropped, FAILURES, LIMIT_COUNTS):
                 each.export_to(created["metrics"])
 
     @property
@@ -174,7 +175,7 @@ class Setup:
 
     def reinitialize_after_fork(self) -> None:
         """Reset a forked child: its own process id, and metrics that start from zero."""
-        for each in (*self._dropped, FAILURES):
+        for each in (*self._dropped, FAILURES, LIMIT_COUNTS):
             each.reset_after_fork()
         for name, provider in self._created.items():
             if name == "metrics":
@@ -226,11 +227,15 @@ class Setup:
             remove_processors(self._tracer_provider, self._processors)
             steps |= {f"shutdown-{n}": each.shutdown for n, each in enumerate(self._processors)}
         self._redaction.remove()
+        stopped = run_side_by_side(steps, deadline)
+        self.report_losses()
+        return stopped
+
+    def report_losses(self) -> None:
+        """Log what was dropped and what could not be exported, if it has not been logged yet."""
         for each in self._dropped:
             each.report()
-        stopped = run_side_by_side(steps, deadline)
         self.monitor.report_losses()
-        return stopped
 
     @property
     def _tracer_provider(self) -> Any:
@@ -260,7 +265,7 @@ def report_losses_at_exit() -> None:
 def _report_losses() -> None:
     setup = _current_setup()
     if setup is not None:
-        setup.monitor.report_losses()
+        setup.report_losses()
 
 
 class _Current:

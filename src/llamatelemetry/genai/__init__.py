@@ -24,6 +24,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from llamatelemetry._limits import Limit
     from llamatelemetry.genai import internal_errors
     from llamatelemetry.genai.call import Call, Instrumenter, current_call
     from llamatelemetry.genai.configured import ConfiguredInstrumenter, plugin_instrumenter
@@ -147,6 +148,7 @@ __all__ = [
     "InferenceEngine",
     "Instrumenter",
     "LibraryPatches",
+    "Limit",
     "LlamaCppAccumulator",
     "MediaAccumulator",
     "Observer",
@@ -220,6 +222,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
+    "Limit": "llamatelemetry._limits",
     "Call": "llamatelemetry.genai.call",
     "Instrumenter": "llamatelemetry.genai.call",
     "current_call": "llamatelemetry.genai.call",

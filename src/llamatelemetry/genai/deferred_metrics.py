@@ -28,6 +28,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import NoOpHistogram, get_meter_provider
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai import internal_errors
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _DRAIN_AT: Final = 128  # batches in the queue at which the thread starts
 _FULL_AT: Final = 2048  # batches in the queue at which callers help
 _SLICE: Final = 16  # batches that the thread records before it lets other threads run
 _PAUSE_S: Final = 0.001
-_SERIES_AT_MOST: Final = 2048
+_SERIES: Final = Limit("metric_series", 2048, "Started series of a meter's metrics")
 
 
 class When(Enum):
@@ -108,9 +109,8 @@ class DeferredRecorder:
 
     def start_series(self, series: Hashable, layout: SeriesLayout | None) -> None:
         """Store that the first measurement of a series is recorded, and the layout of the rest."""
-        if len(self.series) >= _SERIES_AT_MOST:
-            self.series.clear()
         self.series[series] = layout
+        _SERIES.trim(self.series)
 
     def forget_series(self) -> None:
         """Forget the started series: the metrics of a forked child may start from zero."""

@@ -8,8 +8,9 @@ would not be redacted, and it would create a time series for each value.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final
+
+from llamatelemetry._limits import Limit
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{1,63}")
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -53,7 +54,7 @@ _WORDS: Final = frozenset(
 )
 
 
-@lru_cache(maxsize=256)
+@Limit("error_codes", 256, "Error codes of servers").cached
 def is_known_code(code: str) -> bool:
     """Return whether a server's code consists of known words: `rate_limit_exceeded`, `NotFound`."""
     return _CODE.fullmatch(code) is not None and all(

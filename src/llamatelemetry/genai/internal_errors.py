@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 from llamatelemetry.otel.redaction.fail_closed import strip_message
 
@@ -16,6 +17,7 @@ __all__ = ["log_once", "raise_if_from_signal_handler", "set_strict"]
 
 _logger = logging.getLogger("llamatelemetry")
 _reported: dict[tuple[str, type[BaseException]], object] = {}
+_LIMIT: Final = Limit("internal_errors", 256, "Kinds of internal errors that were logged")
 
 
 class _Mode:
@@ -40,6 +42,7 @@ def log_once(where: str, error: Exception, *, may_quote: bool = True) -> None:
     first = object()
     # Atomic: a lock could be held by the code that a signal handler or a finalizer interrupts.
     is_first = _reported.setdefault((where, type(error)), first) is first
+    _LIMIT.trim(_reported)
     level = logging.WARNING if is_first else logging.DEBUG
     # A logging handler may raise too, such as one that exports logs through a broken processor.
     with suppress(Exception):

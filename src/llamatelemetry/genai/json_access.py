@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
+
+from llamatelemetry._limits import Limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ def model_name(value: Any) -> str | None:
     return None if name is None else _without_folder(name)
 
 
-@lru_cache(maxsize=256)
+@Limit("model_names", 256, "Model names without folders").cached
 def _without_folder(name: str) -> str | None:
     if not _PATH.search(name):
         return name

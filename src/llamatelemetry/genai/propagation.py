@@ -7,7 +7,6 @@ a request to a model may leave the company. An existing header is never replaced
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from operator import getitem, is_
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -18,6 +17,7 @@ from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.trace import DEFAULT_TRACE_STATE
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai.wire.headers import NAME, has_list
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class _TransportMethods(NamedTuple):
     plain: tuple[Any, ...]  # The functions; `None` for one that is wrapped.
 
 
-@lru_cache(maxsize=64)
+@Limit("transport_classes", 64, "Methods of HTTP transport classes").cached
 def _transport_methods(kind: type[Any]) -> _TransportMethods | None:
     """Return the methods of a transport class; `None` for one of OpenTelemetry's own."""
     if _is_from_opentelemetry(kind):

@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.json_access import as_count, as_dict, as_str, get_field, model_name
 from llamatelemetry.genai.own_requests import open_url
@@ -40,7 +41,8 @@ _TIMEOUT_S: Final = 10.0
 _LARGEST_RESPONSE: Final = 4 * 1024 * 1024  # It contains the chat template.
 _REFRESH_S: Final = 600.0
 _RETRY_S: Final = 30.0
-_SERVERS_AT_MOST: Final = 256
+_FOUND: Final = Limit("server_metadata", 256, "Servers and models of routers, with their metadata")
+_DUE: Final = Limit("server_metadata_requests", 256, "Times of the next request for metadata")
 _FETCHES_AT_MOST: Final = 4
 
 
@@ -81,10 +83,10 @@ class ServerMetadataCache:
         If the model or the build in the response differs from the metadata, the server was
         restarted or has loaded another model. The metadata is then fetched again.
         """
-        if server is None or server.origin not in self._found:
+        found = None if server is None else self._found.get(server.origin)
+        if server is None or found is None:
             return {}
         key = server.origin
-        found = self._found[key]
         if found.is_router:
             key = _key_of_model(server.origin, model)
             found = self._found.get(key, found)
@@ -102,12 +104,11 @@ class ServerMetadataCache:
     def cache(self, server: Server, identity: ServerMetadata, model: str | None = None) -> None:
         """Store the metadata of a server, or of one `model` of a router."""
         self.has_any = True
-        if len(self._found) >= _SERVERS_AT_MOST:
-            self._found.clear()
         if model is None:
             self._found[server.origin] = identity
         else:  # The model may have other names, but calls request it by this one.
             self._found[_key_of_model(server.origin, model)] = ServerMetadata(identity.attributes)
+        _FOUND.trim(self._found)
 
     def fetch(
         self, server: Server, base_url: str, headers: Mapping[str, str], model: str | None
@@ -135,9 +136,8 @@ class ServerMetadataCache:
         if len(self._fetching) >= _FETCHES_AT_MOST or not base_url.startswith("http"):
             return
         key = server.origin if model is None else _key_of_model(server.origin, model)
-        if len(self._due) >= _SERVERS_AT_MOST:
-            self._due.clear()
         self._due[key] = monotonic() + _RETRY_S
+        _DUE.trim(self._due)
 
         def run() -> None:
             try:

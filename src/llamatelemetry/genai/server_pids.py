@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from llamatelemetry._limits import Limit
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -29,7 +31,7 @@ _LISTENING: Final = "0A"
 _FOUND_TTL_S: Final = 5.0
 # The process of another user, or one behind a container's port: a new lookup seldom helps.
 _NOT_FOUND_TTL_S: Final = 30.0
-_CACHE_SIZE: Final = 256
+_LIMIT: Final = Limit("server_processes", 256, "Processes of servers on this machine")
 
 
 class _Lookup(NamedTuple):
@@ -65,9 +67,8 @@ def pid_of(origin: str) -> int | None:
     if cached is not None and now_s < cached.expires_s:
         return cached.pid
     pid = _look_up(origin, None if cached is None else cached.pid)
-    if len(_lookups) >= _CACHE_SIZE:
-        _lookups.clear()
     _lookups[origin] = _Lookup(pid, now_s + (_NOT_FOUND_TTL_S if pid is None else _FOUND_TTL_S))
+    _LIMIT.trim(_lookups)
     return pid
 
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai.model import Server
 from llamatelemetry.semconv.operations import (
     PROVIDER_AZURE_OPENAI,
@@ -56,7 +57,7 @@ _LOOPBACK: Final = re.compile(
 )
 
 # More than any real fleet has. It bounds the memory if a program keeps using new origins.
-_REMEMBERED_AT_MOST: Final = 1024
+_LIMIT: Final = Limit("known_servers", 1024, "Servers with an engine that responses proved")
 
 
 class KnownServers:
@@ -75,11 +76,8 @@ class KnownServers:
         """Store the provider that a response of a server has proved."""
         if self.providers.get(server.origin) == provider:
             return
-        # Atomic steps instead of a lock, which the code that a signal handler or a finalizer
-        # interrupts could hold.
-        if server.origin not in self.providers and len(self.providers) >= _REMEMBERED_AT_MOST:
-            self.providers.pop(list(self.providers)[0], None)  # noqa: RUF015 - `list` is atomic
         self.providers[server.origin] = provider
+        _LIMIT.trim(self.providers)
 
     def provider_of(self, server: Server | None, default: str) -> str:
         """Return the provider of a server: the proved one, that of its URL, or the default."""

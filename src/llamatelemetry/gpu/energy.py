@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 from weakref import WeakKeyDictionary
 
+from llamatelemetry._limits import Limit
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -31,6 +33,7 @@ the energy of a shorter call would be mostly error."""
 _IDLE_INTERVALS: Final = 10
 # After a longer pause it is unknown when the energy was used.
 _LONGEST_INTERVAL_S: Final = 15.0
+_ENDED: Final = Limit("ended_gpu_calls", 4096, "Calls on a GPU that ended since the last reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class EnergyLedger:
     def __init__(self) -> None:
         # Weak keys: a span that is never ended would otherwise stay in flight forever.
         self._calls: WeakKeyDictionary[object, _EnergyShare] = WeakKeyDictionary()
-        self._ended: list[_EnergyShare] = []
+        self._ended: deque[_EnergyShare] = deque(maxlen=_ENDED.most)
         self._counters: dict[str, _Counter] = {}
         self._devices: dict[str, frozenset[str]] = {}
         # Reentrant: the garbage collector may end a span at any point, also while the lock is held.
@@ -139,7 +142,7 @@ class EnergyLedger:
             if call is None or not devices or not devices <= self._counters.keys():
                 return None
             call.end_s = max(at_s, call.start_s)
-            self._ended.append(call)
+            _ENDED.append(self._ended, call)
             if call.has_gap or any(self._is_unknown(call, each) for each in devices):
                 return None
             self._estimate_tail(call, call.end_s, devices)
@@ -178,7 +181,7 @@ class EnergyLedger:
         """Reset in a forked child: the calls belong to the parent, and the lock may have been held."""
         self._lock = threading.RLock()
         self._calls = WeakKeyDictionary()
-        self._ended = []
+        self._ended.clear()
 
     def _settle_one(
         self, device: str, at_s: float, now_j: float, others: int, *, idle: bool

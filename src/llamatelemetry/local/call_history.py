@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
     from llamatelemetry.local.records import SpanRecord
     from llamatelemetry.local.summary_table import CallsSummary
 
-MAX_CALLS: Final = 2_000
-"""Number of the newest calls that are kept, some 4 kB each."""
+_CALLS: Final = Limit("call_history", 2_000, "Calls of `summary()`, about 4 kB each")
 _CONTENT: Final = frozenset(
     {
         *(names.GEN_AI_INPUT_MESSAGES, names.GEN_AI_OUTPUT_MESSAGES),
@@ -31,7 +31,7 @@ class CallHistory(SpanProcessor):
     """
 
     def __init__(self) -> None:
-        self._ended: deque[ReadableSpan | SpanRecord] = deque(maxlen=MAX_CALLS)
+        self._ended: deque[ReadableSpan | SpanRecord] = deque(maxlen=_CALLS.most)
         self._pid = os.getpid()
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -40,7 +40,7 @@ class CallHistory(SpanProcessor):
         if names.GEN_AI_OPERATION_NAME in found and names.PHASE not in found:
             self._forget_parent()
             # A copy costs the caller more time than the span itself, which other processors keep.
-            self._ended.append(span if _CONTENT.isdisjoint(found) else _record_of(span))
+            _CALLS.append(self._ended, span if _CONTENT.isdisjoint(found) else _record_of(span))
 
     def summary(self) -> CallsSummary:
         """Return the summary of the calls so far."""

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry._private_files import make_private_directory, make_private_file
 from llamatelemetry.local.records import Run
 from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, UPGRADES, VERSION, to_json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 RUNS: Final = Path("llamatelemetry-data")
 """Directory of the databases of `llamatelemetry run`, in the current directory."""
+_RESOURCES: Final = Limit("stored_resources", 1024, "Resources with their row in a database")
 DEFAULT_MAX_BYTES: Final = 2 * 1024**3
 _PRUNED_FRACTION: Final = 0.1
 _BATCH: Final = 1000
@@ -91,14 +93,9 @@ class Store:
     def _insert(self, records: Iterable[Record]) -> int:
         number = 0
         remaining = iter(records)
-        try:
-            while batch := list(islice(remaining, _BATCH)):
-                number += len(batch)
-                self._insert_batch(batch)
-        except BaseException:
-            # The transaction, which is rolled back, may have inserted cached resources.
-            self._resource_ids.clear()
-            raise
+        while batch := list(islice(remaining, _BATCH)):
+            number += len(batch)
+            self._insert_batch(batch)
         return number
 
     def _insert_batch(self, records: Iterable[Record]) -> None:
@@ -120,6 +117,7 @@ class Store:
                 "SELECT id FROM resources WHERE attributes = ?", (key,)
             ).fetchone()
             self._resource_ids[key] = known
+            _RESOURCES.trim(self._resource_ids)
         return known
 
     def _prune(self) -> None:
@@ -175,8 +173,13 @@ class Store:
             try:
                 with self._connection:  # a transaction
                     yield self._connection
-            except sqlite3.Error as error:
-                raise StoreWriteError(f"cannot write to {self.path}: {error}") from error
+            except BaseException as error:
+                # The transaction, which is rolled back, may have inserted cached resources. It may
+                # fail as late as when it is committed.
+                self._resource_ids.clear()
+                if isinstance(error, sqlite3.Error):
+                    raise StoreWriteError(f"cannot write to {self.path}: {error}") from error
+                raise
 
     def close(self) -> None:
         """Close the database and merge the write-ahead log into the file."""

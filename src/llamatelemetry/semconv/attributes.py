@@ -155,6 +155,7 @@ SERVER_PROCESS_START: Final = "llamatelemetry.server.process_start"
 SAMPLING_RULE: Final = "llamatelemetry.sampling.rule"
 SAMPLING_RATE: Final = "llamatelemetry.sampling.rate"
 SAMPLING_DECISION: Final = "llamatelemetry.sampling.decision"
+LIMIT_NAME: Final = "llamatelemetry.limit.name"
 
 # Models in this process.
 MODEL_ARCHITECTURE: Final = "llamatelemetry.model.architecture"

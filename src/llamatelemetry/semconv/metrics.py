@@ -189,6 +189,13 @@ SDK_LOGS_PROCESSED: Final = CounterSpec(
     "The number of log records for which the processing has finished, either successful or failed.",
 )
 
+# Limits of caches, maps and queues (llamatelemetry's own).
+LIMIT_DROPPED: Final = CounterSpec(
+    "llamatelemetry.limit.dropped",
+    "{entry}",
+    "Number of entries that were dropped because a cache, map or queue was full.",
+)
+
 # Collective operations (llamatelemetry's own).
 COLLECTIVE_DURATION: Final = HistogramSpec(
     "llamatelemetry.collective.duration",

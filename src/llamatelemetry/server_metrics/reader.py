@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.server_metrics.engines import ENGINES
 from llamatelemetry.server_metrics.exposition import find_engine, read_figures, read_process_start
 from llamatelemetry.server_metrics.llama_cpp import LlamaCppReader
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from llamatelemetry.server_metrics.target import ScrapeTarget
 
 _METRICS: Final = "/metrics"
+_ENDED: Final = Limit("ended_servers", 64, "Ended processes of a scraped server")
 
 
 class ServerReader:
@@ -28,7 +30,7 @@ class ServerReader:
         self._given = target
         self._use(target)
         self._process_start: str | None = None
-        self._ended: set[str] = set()
+        self._ended: dict[str, None] = {}
 
     def scrape(self) -> ServerScrape:
         """Scrape the server once.
@@ -91,7 +93,8 @@ class ServerReader:
     def _check_process(self, start: str | None) -> None:
         """Raise if several processes answer in turn: their counters have no common total."""
         if start != self._process_start and self._process_start is not None:
-            self._ended.add(self._process_start)
+            self._ended[self._process_start] = None
+            _ENDED.trim(self._ended)
         self._process_start = start
         if start in self._ended:
             reason = "several servers answer in turn: give the URL of each one"

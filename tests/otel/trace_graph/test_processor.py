@@ -17,7 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 import llamatelemetry
 from llamatelemetry.otel.trace_graph import processor
-from llamatelemetry.otel.trace_graph.graph import MAX_NODES, TraceGraph
+from llamatelemetry.otel.trace_graph.graph import TraceGraph
 from llamatelemetry.otel.trace_graph.processor import TraceGraphProcessor
 from llamatelemetry.pipeline import PipelineTracer
 
@@ -135,14 +135,14 @@ async def test_each_trace_has_its_own_graph(traced: Traced) -> None:
 
 
 def test_memory_of_processor_is_bounded(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "MAX_TRACES", 5)
-    monkeypatch.setattr(processor, "MAX_OPEN_SPANS", 10)
-    for number in range(MAX_NODES + 100):
+    monkeypatch.setattr(processor._TRACES, "most", 5)
+    monkeypatch.setattr(processor._OPEN_SPANS, "most", 10)
+    for number in range(1_100):
         with traced.pipeline.stage(f"stage {number}"):
             pass
         traced.tracer.start_span("never ended")
     graph = traced.processor.graph()
-    assert len(graph.nodes) == MAX_NODES
+    assert len(graph.nodes) == 1_000
     assert graph.dropped >= 100
     assert len(traced.processor._graphs) == 5
     assert len(traced.processor._open) == 10

@@ -15,12 +15,14 @@ from time import perf_counter_ns
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
+from llamatelemetry._limits import Limit
+
 LATE_NS: Final = 15_000_000
 """Delay of the timer that is recorded, in nanoseconds."""
 
 _TICK_S: Final = 0.01
 _TICK_NS: Final = round(_TICK_S * 1e9)
-_BLOCKS: Final = 256
+_BLOCKS: Final = Limit("loop_blocks", 256, "Blocks of an event loop")
 _MOST_BLOCKS_OF_A_CALL: Final = 16
 
 
@@ -35,7 +37,7 @@ class LoopMonitor:
 
     def __init__(self) -> None:
         self.calls: WeakSet[Any] = WeakSet()
-        self._blocks: deque[tuple[int, int]] = deque(maxlen=_BLOCKS)
+        self._blocks: deque[tuple[int, int]] = deque(maxlen=_BLOCKS.most)
         self._due_ns: int | None = None
         # Not that of the call, which the timer would keep alive.
         self._context = Context()
@@ -51,7 +53,8 @@ class LoopMonitor:
         loop.call_later(_TICK_S, self._on_timer, context=self._context)
 
     def _on_timer(self) -> None:
-        self._blocks.extend(self._current_block())
+        for block in self._current_block():
+            _BLOCKS.append(self._blocks, block)
         self._due_ns = None
         if self.calls:
             self._set_timer(asyncio.get_running_loop())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai.diagnostics.sections import TOOLS
 from llamatelemetry.semconv import attributes as names
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai.diagnostics.sections import Part, Section, SectionCache
 
-_PROMPTS_OF_A_MODEL: Final = 64
-_MODELS: Final = 32
+_PROMPTS: Final = Limit("prompts", 64, "Prompts of one server and model")
+_MODELS: Final = Limit("prompt_models", 32, "Servers and models with their prompts")
 # Of these newest prompts, and the one with the longest common prefix, all shared sections count.
 _COMPARED_WHOLLY: Final = 8
 # Sections that are an entry of their own: at the start the tools and the system prompt, at the end
@@ -84,11 +85,10 @@ class PromptHistory:
         """
         earlier = self._prompts.get(scope)
         if earlier is None:
-            if len(self._prompts) >= _MODELS:
-                self._prompts.clear()
-            earlier = self._prompts.setdefault(scope, deque(maxlen=_PROMPTS_OF_A_MODEL))
+            earlier = self._prompts.setdefault(scope, deque(maxlen=_PROMPTS.most))
+            _MODELS.trim(self._prompts)
         found = _find(prompt.sections, list(earlier))
-        earlier.append(prompt)
+        _PROMPTS.append(earlier, prompt)
         return found
 
 

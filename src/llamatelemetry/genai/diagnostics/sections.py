@@ -19,6 +19,8 @@ from hashlib import blake2b
 from itertools import accumulate, chain, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from llamatelemetry._limits import EMPTIED, Limit
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -26,6 +28,7 @@ HASH_BYTES: Final = 6
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _OTHER: Final = "other"
 TOOLS: Final = "tools"
+_LIMIT: Final = Limit("prompt_sections", 4096, "Hashes of sections of prompts", EMPTIED)
 _MOST_SECTIONS: Final = 1000
 """The sections after these are one section."""
 
@@ -100,7 +103,6 @@ class SectionCache:
         key: Key of the hashes.
     """
 
-    _MOST: Final = 4096
     _MOST_BYTES: Final = 4 * 1024 * 1024  # of block hashes
 
     def __init__(self, key: bytes) -> None:
@@ -143,7 +145,8 @@ class SectionCache:
 
     def _add(self, key: tuple[Any, ...], section: Section) -> None:
         self._bytes += 2 * len(section.head)
-        if len(self._known) >= self._MOST or self._bytes > self._MOST_BYTES:
+        if len(self._known) >= _LIMIT.most or self._bytes > self._MOST_BYTES:
+            _LIMIT.drop(len(self._known))
             self._known.clear()
             self._bytes = 2 * len(section.head)
         self._known[key] = section

@@ -15,13 +15,13 @@ import sys
 import threading
 import time
 from bisect import bisect_right
-from functools import lru_cache
 from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.diagnostics.cpu_limit import CpuLimit
 from llamatelemetry.genai.server_pids import is_on_this_machine, pids_of
@@ -35,13 +35,17 @@ _LONGEST_INTERVAL_S: Final = 1.0
 _SHARE: Final = 1 / 400
 _SEARCH_S: Final = 1.0
 _LINGERS_S: Final = 0.5
-_SAMPLES: Final = 8000
+_SAMPLES: Final = Limit(
+    "server_samples", 16_000, "Samples of a server on this machine", "drops the older half"
+)
 _NEW_NS: Final = 4_000_000
 _THREADS: Final = 8
 _PROCESSES: Final = 8
 _STOPPED: Final = b"Tt"
 _TICKS: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-_is_local: Final = lru_cache(maxsize=256)(is_on_this_machine)
+_is_local: Final = Limit(
+    "local_addresses", 256, "Server addresses, and whether they are on this machine"
+).cached(is_on_this_machine)
 
 
 class Sample(NamedTuple):
@@ -229,8 +233,10 @@ class Server:
                 last.throttled_ns + throttled_ns,
             )
         )
-        if len(self.samples) > 2 * _SAMPLES:
-            self.samples = self.samples[-_SAMPLES:]
+        if len(self.samples) > _SAMPLES.most:
+            kept = self.samples[-_SAMPLES.most // 2 :]
+            _SAMPLES.drop(len(self.samples) - len(kept))
+            self.samples = kept
 
     def start_after(self, at_ns: int) -> int | None:
         """Return when the newest process of the server started, if that was after `at_ns`."""

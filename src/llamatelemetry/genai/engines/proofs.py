@@ -7,9 +7,9 @@ nothing: many servers have them.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai.json_access import as_count, as_dict, as_fields, as_list, get_field
 from llamatelemetry.genai.wire.headers import NAME, VALUE, has_list
 from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
@@ -96,7 +96,7 @@ _PROVIDER_BY_HEADERS: Final = (
 _PROVING_NAMES: Final = frozenset(names[0].encode() for names, _ in _PROVIDER_BY_HEADERS)
 
 
-@lru_cache(maxsize=256)
+@Limit("fingerprints", 256, "System fingerprints of responses").cached
 def provider_from_fingerprint(fingerprint: str) -> str | None:
     """Return the provider that `system_fingerprint` proves."""
     for pattern, provider in _PROVIDER_BY_FINGERPRINT:

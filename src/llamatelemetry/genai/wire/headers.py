@@ -8,10 +8,10 @@ does not have the expected form, the public interface is used.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NAME: Final = itemgetter(1)
 VALUE: Final = itemgetter(2)
 
 
-@lru_cache(maxsize=16)
+@Limit("header_classes", 16, "Classes of HTTP headers").cached
 def has_list(kind: Any) -> bool:
     """Return whether headers of a class keep their entries in `_list`, as `Entry` describes.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.genai.content.responses_messages import (
     is_hosted,
     parse_fetched_content,
@@ -105,20 +105,19 @@ def parse_fetched_response(reply: Any) -> Response:
     return response
 
 
+_LIMIT: Final = Limit("unfinished_responses", 10_000, "Responses not seen finished")
+
+
 class UnfinishedResponses:
     """Ids of responses that this process created and has not seen finished."""
-
-    _AT_MOST: Final = 10_000
 
     def __init__(self) -> None:
         self._ids: dict[str, None] = {}
 
     def add(self, response_id: str) -> None:
         """Add an id. Of too many ids, the oldest ones are dropped."""
-        while len(self._ids) >= self._AT_MOST:
-            with suppress(KeyError, RuntimeError):  # Another thread may have changed it.
-                del self._ids[next(iter(self._ids))]
         self._ids[response_id] = None
+        _LIMIT.trim(self._ids)
 
     def discard(self, response_id: str | None) -> bool:
         """Remove an id. Return whether it was there, which one thread alone sees."""

@@ -12,12 +12,15 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._limits import Limit
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
 IN_PROCESS: Final = "in process"
 _HOLDS_S: Final = 5.0
 _KEPT_S: Final = 600.0
+_LIMIT: Final = Limit("gpu_engines", 256, "Inference engines with their GPUs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Engines:
             self._found[engine] = _Found(frozenset(devices), pids, now_s)
         for engine in [e for e, found in self._found.items() if now_s - found.at_s > _KEPT_S]:
             del self._found[engine]
+        _LIMIT.trim(self._found)
 
     def devices(self) -> dict[str, frozenset[str]]:
         """Return the UUIDs of the devices of each known engine."""

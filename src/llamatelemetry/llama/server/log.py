@@ -6,8 +6,9 @@ import re
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry._private_files import make_private_file
 from llamatelemetry._terminal import printable
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_LINES_KEPT = 2000
+_LINES: Final = Limit("server_log", 2000, "Lines of a server's log")
 _LINE_BYTES_KEPT = 8192
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|output|compute) buffer size = *([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
@@ -32,7 +33,7 @@ class ServerLog:
 
     def __init__(self, secrets: tuple[str, ...] = (), file_path: Path | None = None) -> None:
         self._secrets = secrets
-        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._lines: deque[str] = deque(maxlen=_LINES.most)
         self._unfinished = b""
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None if file_path is None else _open(file_path)
@@ -73,7 +74,7 @@ class ServerLog:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         with self._lock:
-            self._lines.append(text)
+            _LINES.append(self._lines, text)
         if self.on_line is not None:
             self.on_line(text)
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from llamatelemetry._limits import Limit
+
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadableLogRecord
     from opentelemetry.sdk.metrics.export import (
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _LARGEST_TIME: Final = 2**64 - 1
+_LIMIT: Final = Limit("unencodable_values", 256, "Warnings about values that OTLP cannot represent")
 
 T = TypeVar("T")
 
@@ -242,9 +245,10 @@ def _time(value: Any) -> int | None:
 
 def _warn(item: str, name: object) -> None:
     if (item, name) not in _warned:
-        _warned.add((item, name))
+        _warned[item, name] = None
+        _LIMIT.trim(_warned)
         text = "Cannot export %s %r, because OTLP cannot represent it. Logged once"
         _logger.warning(text, item, name)
 
 
-_warned: Final[set[tuple[str, object]]] = set()
+_warned: Final[dict[tuple[str, object], None]] = {}

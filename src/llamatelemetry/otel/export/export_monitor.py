@@ -106,7 +106,8 @@ class ExportMonitor:
         return time.monotonic() - self._forked_at > _FORK_LIMIT_S
 
     def _on_failure(self, signal: str, count: int) -> None:
-        self._failures.append(None)
+        if not self._failures:  # One is enough: it stays until the next `flush()`.
+            self._failures.append(None)
         self._lost[signal] = self._lost.get(signal, 0) + count
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 from functools import cache
 from typing import Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.config import SECRET_PARAMETER
 
 CONTENT: Final = (
@@ -110,7 +111,8 @@ _HEADER_MAPS: Final = frozenset(
     {"gen_ai.headers", "llm.headers", "extra_headers", "default_headers"}
 )
 
-_MAX_CACHED_NAMES: Final = 4096
+# An application may generate names without end.
+_LIMIT: Final = Limit("attribute_names", 4096, "Names of attributes, with their kind")
 _MAX_NAME_CHARS: Final = 256
 
 
@@ -149,10 +151,8 @@ class NameClassifier:
         known = self._cache.get(name)
         if known is None:
             known = self._classify(name)
-            # A limit, because an application may generate names without end.
-            if len(self._cache) > _MAX_CACHED_NAMES:
-                self._cache.clear()
             self._cache[name] = known
+            _LIMIT.trim(self._cache)
         return known
 
     def nested_kind(self, path: str, name: str) -> AttributeKind:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.metrics import Observation
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 from llamatelemetry.semconv.metrics import REDACTION_FAILURES
 
@@ -24,6 +25,7 @@ _PLACEHOLDER: Final = "(message removed: it may quote a prompt)"
 
 _logger = logging.getLogger("llamatelemetry.otel.redaction")
 _logged: dict[tuple[str, type[Exception]], object] = {}
+_LIMIT: Final = Limit("redaction_errors", 256, "Kinds of redaction failures that were logged")
 
 
 class RedactionFailures:
@@ -73,6 +75,7 @@ def log_once(what: str, error: Exception) -> None:
     # Atomic: a lock could be held by the code that a signal handler or a finalizer interrupts.
     if _logged.setdefault((what, type(error)), first) is not first:
         return
+    _LIMIT.trim(_logged)
     _logger.warning(
         "Redaction of %s failed; dropped its text. This is a bug in llamatelemetry, please report "
         "it. Logged once per error type",

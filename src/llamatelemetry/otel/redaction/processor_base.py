@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.otel.redaction.redactor import Redaction, Redactor
 from llamatelemetry.otel.redaction.rules import DEFAULT_REPLACEMENT, Rules
 
 if TYPE_CHECKING:
     from llamatelemetry.config import LlamaTelemetryConfig
 
-_MAX_CACHED_RESOURCES: Final = 64
+_LIMIT: Final = Limit("redacted_resources", 128, "Resources, and redacted copies of them")
 
 
 class RedactionProcessor:
@@ -68,10 +69,9 @@ class ResourceRedactor:
         given = dict(resource.attributes)
         attributes = self._redactor.start().attributes(given)
         redacted = resource if attributes == given else Resource(attributes, resource.schema_url)
-        if len(self._cache) > _MAX_CACHED_RESOURCES:
-            self._cache.clear()
         self._cache[id(resource)] = (resource, redacted)
         self._cache[id(redacted)] = (redacted, redacted)
+        _LIMIT.trim(self._cache)
         return redacted
 
 

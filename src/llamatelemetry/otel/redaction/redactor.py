@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.otel.redaction.attribute_names import AttributeKind, is_content_event, is_label
 from llamatelemetry.otel.redaction.messages import compact_json, parse_json, redact_messages
 from llamatelemetry.otel.redaction.patterns import Pattern
@@ -18,7 +19,7 @@ _logger = logging.getLogger("llamatelemetry.otel.redaction")
 # ones, such as timestamps, rarely match.
 _MIN_SEARCHED_NUMBER: Final = 10**8
 _MAX_DEPTH: Final = 32
-_MAX_CACHED_TEXTS: Final = 4096
+_CLEAN_TEXTS: Final = Limit("clean_texts", 4096, "Short texts without anything to redact")
 _MAX_CACHED_TEXT_CHARS: Final = 128
 
 _FRAME: Final = re.compile(r'  File "[^"\n]*", line \d+, in \S+')
@@ -34,7 +35,7 @@ class Redactor:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.clean_texts: set[str] = set()
+        self.clean_texts: dict[str, None] = {}
         self.slow_patterns: set[str] = set()
 
     def start(self) -> Redaction:
@@ -132,9 +133,8 @@ class Redaction:
             return text
         redacted = self._search(text, self._rules.text_patterns)
         if is_short and redacted is text:
-            if len(clean) > _MAX_CACHED_TEXTS:
-                clean.clear()
-            clean.add(text)
+            clean[text] = None
+            _CLEAN_TEXTS.trim(clean)
         return redacted
 
     def redact_secrets(self, text: str) -> str:

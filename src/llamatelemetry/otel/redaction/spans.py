@@ -13,6 +13,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 from opentelemetry.trace.status import Status
 
+from llamatelemetry._limits import REJECTS, Limit
 from llamatelemetry.otel._sdk_private import (
     has_on_ending,
     replace_span_parts,
@@ -38,7 +39,7 @@ _STATUS_WITHOUT_CONTENT: Final = frozenset(
 )
 
 
-_MAX_CACHED_NAMES: Final = 4096
+_HARMLESS: Final = Limit("harmless_names", 4096, "Names of attributes without secrets", REJECTS)
 _MAY_HOLD_SECRETS: Final = frozenset(
     {AttributeKind.SECRET, AttributeKind.ERROR_TEXT, AttributeKind.STACK_TRACE}
 )
@@ -335,6 +336,6 @@ class SecretsSpanProcessor(SpanProcessor):
     def _may_hold_secret(self, name: str) -> bool:
         if name in URLS or self._names.kind(name) in _MAY_HOLD_SECRETS:
             return True
-        if len(self._harmless_names) < _MAX_CACHED_NAMES:
+        if name not in self._harmless_names and _HARMLESS.has_room(self._harmless_names):
             self._harmless_names.add(name)
         return False

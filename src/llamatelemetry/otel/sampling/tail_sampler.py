@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import metrics
 from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.otel._sdk_private import call_on_ending
 from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 from llamatelemetry.otel.sampling.rules import KeepDecision, Policy, with_decision
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
 MAX_BYTES: Final = 64 * 2**20
-_MAX_REMEMBERED_TRACES: Final = 10_000
+_KEPT_TRACES: Final = Limit("kept_traces", 10_000, "Decisions of the tail sampler on ended traces")
 
 # Measured and rounded up: size of the SDK's objects without the text in them.
 _TRACE_BYTES: Final = 700
@@ -219,8 +220,7 @@ class TailSampler(SpanProcessor):
         self._traces.pop(trace_id, None)
         if trace.decision is not None:
             self._recently_kept[trace_id] = trace.decision
-            if len(self._recently_kept) > _MAX_REMEMBERED_TRACES:
-                self._recently_kept.popitem(last=False)
+            _KEPT_TRACES.trim(self._recently_kept)
 
     def _make_room(self, outbox: _Outbox) -> None:
         while self._bytes > self._max_bytes and self._traces:

@@ -11,6 +11,7 @@ import weakref
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from llamatelemetry._limits import REJECTS, Limit
 from llamatelemetry._optional import required_by
 from llamatelemetry._table import html_table
 from llamatelemetry._terminal import printable
@@ -25,8 +26,8 @@ NodeKind = Literal[
 ]
 EdgeKind = Literal["calls", "runs on", "NVLink", "PCIe"]
 
-MAX_NODES: Final = 1_000
-MAX_EDGES: Final = 5_000
+_NODES: Final = Limit("trace_graph_nodes", 1_000, "Nodes of a trace graph", REJECTS)
+_EDGES: Final = Limit("trace_graph_edges", 5_000, "Edges of a trace graph", REJECTS)
 GRAPHS_DISABLED: Final = (
     "Trace graphs are disabled. Call llamatelemetry.init(enable_trace_graphs=True) or set "
     "LLAMATELEMETRY_TRACE_GRAPHS=true"
@@ -93,7 +94,7 @@ class TraceGraph:
     """The graph of one trace or of all traces.
 
     Attributes:
-        dropped: Number of nodes and edges beyond the limits `MAX_NODES` and `MAX_EDGES`.
+        dropped: Number of nodes and edges beyond the limits: 1,000 nodes, 5,000 edges.
     """
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class TraceGraph:
         key = f"{kind}:{name}"
         found = self._nodes.get(key)
         if found is None:
-            if len(self._nodes) >= MAX_NODES:
+            if not _NODES.has_room(self._nodes):
                 self.dropped += 1
                 return None
             found = self._nodes[key] = Node(kind, name)
@@ -129,7 +130,7 @@ class TraceGraph:
         key = (source.id, target.id, kind)
         found = self._edges.get(key)
         if found is None:
-            if len(self._edges) >= MAX_EDGES:
+            if not _EDGES.has_room(self._edges):
                 self.dropped += 1
                 return None
             found = self._edges[key] = Edge(source.id, target.id, kind)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.otel.process.forking import ForkSafeLock
 from llamatelemetry.otel.trace_graph.graph import NodeKind, TraceGraph, processors
 from llamatelemetry.semconv import attributes as names
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from llamatelemetry.otel.trace_graph.graph import Node
 
-MAX_TRACES: Final = 256
-MAX_OPEN_SPANS: Final = 20_000
+_TRACES: Final = Limit("trace_graphs", 256, "Traces with a graph")
+_OPEN_SPANS: Final = Limit("trace_graph_spans", 20_000, "Open spans")
 
 _STEPS: Final[Mapping[str, tuple[NodeKind, str]]] = {
     "invoke_workflow": ("pipeline", names.GEN_AI_WORKFLOW_NAME),
@@ -48,7 +49,7 @@ class _Open(NamedTuple):
 
 
 class TraceGraphProcessor(SpanProcessor):
-    """Keeps a graph for each of the last `MAX_TRACES` traces, and one for all traces.
+    """Keeps a graph for each of the last 256 traces, and one for all traces.
 
     A finalizer or a signal handler can start and end spans at any point, also while this thread
     changes or copies a graph. Ended spans are therefore queued, by operations that are atomic,
@@ -65,8 +66,8 @@ class TraceGraphProcessor(SpanProcessor):
         self._lock = ForkSafeLock()
         self._ended: deque[tuple[_Open, ReadableSpan]] = deque()
         self._is_in_use = False  # changed under the lock only
-        self._open: OrderedDict[tuple[int, int], _Open] = OrderedDict()
-        self._graphs: OrderedDict[int, TraceGraph] = OrderedDict()
+        self._open: dict[tuple[int, int], _Open] = {}
+        self._graphs: dict[int, TraceGraph] = {}
         self._all = TraceGraph()
         processors.add(self)
 
@@ -89,7 +90,7 @@ class TraceGraphProcessor(SpanProcessor):
         if found is not None:
             return found
         raise KeyError(
-            f"Trace {number:032x} is not among the last {MAX_TRACES} traces of this process"
+            f"Trace {number:032x} is not among the last {_TRACES.most} traces of this process"
         )
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
@@ -101,9 +102,7 @@ class TraceGraphProcessor(SpanProcessor):
         parent_step = enclosing.step if enclosing is not None else _service(span, self._redact)
         step = _step_of(span.attributes or {}, self._redact) or parent_step
         self._open[context.trace_id, context.span_id] = _Open(parent_step, step)
-        # Some spans are never ended.
-        if len(self._open) > MAX_OPEN_SPANS:
-            self._open.popitem(last=False)
+        _OPEN_SPANS.trim(self._open)  # Some spans are never ended.
 
     def on_end(self, span: ReadableSpan) -> None:
         """Add the ended span to its graphs."""
@@ -146,8 +145,7 @@ class TraceGraphProcessor(SpanProcessor):
         graph = self._graphs.get(trace_id)
         if graph is None:
             graph = self._graphs[trace_id] = TraceGraph()
-            if len(self._graphs) > MAX_TRACES:
-                self._graphs.popitem(last=False)
+            _TRACES.trim(self._graphs)
         return graph
 
 
