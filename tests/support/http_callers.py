@@ -40,6 +40,14 @@ class Observation:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
         self.hops = len(response.history if retries is None else retries.history)
 
+    def stops_after(self, number: int, request: CallerRequest) -> bool:
+        """Return whether the application stops reading after this chunk."""
+        if number != request.chunks:
+            return False
+        # The end of a chunk depends on what has arrived when the client reads.
+        self.body = self.body[:32]
+        return True
+
 
 @dataclass(frozen=True)
 class CallerRequest:
@@ -83,7 +91,7 @@ def _httpx_stream(library: Any) -> Callable[[CallerRequest], Observation]:
             seen.record_response(response)
             for number, chunk in enumerate(response.iter_bytes(), 1):
                 seen.body += chunk
-                if number == request.chunks:
+                if seen.stops_after(number, request):
                     break
         return seen
 
@@ -120,7 +128,7 @@ def _httpx_async_stream(library: Any) -> Callable[[CallerRequest], Observation]:
                 async for chunk in response.aiter_bytes():
                     seen.body += chunk
                     number += 1
-                    if number == request.chunks:
+                    if seen.stops_after(number, request):
                         break
         return seen
 
@@ -152,7 +160,7 @@ def _requests_stream(request: CallerRequest) -> Observation:
         seen.record_response(response)
         for number, chunk in enumerate(response.iter_content(None), 1):
             seen.body += chunk
-            if number == request.chunks:
+            if seen.stops_after(number, request):
                 break
     return seen
 
@@ -173,7 +181,7 @@ def _requests_raw(request: CallerRequest) -> Observation:
         while chunk := response.raw.read(512):
             seen.body += chunk
             number += 1
-            if number == request.chunks:
+            if seen.stops_after(number, request):
                 break
     return seen
 
@@ -197,7 +205,7 @@ def _urllib3_stream(request: CallerRequest) -> Observation:
         with response:
             for number, chunk in enumerate(response.stream(), 1):
                 seen.body += chunk
-                if number == request.chunks:
+                if seen.stops_after(number, request):
                     break
     return seen
 
@@ -234,7 +242,7 @@ def _aiohttp(*, is_stream: bool) -> Callable[[CallerRequest], Observation]:
                 async for chunk in response.content.iter_any():
                     seen.body += chunk
                     number += 1
-                    if number == request.chunks:
+                    if seen.stops_after(number, request):
                         break
         return seen
 

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
+from tests.support import payloads
 from tests.support.components import require
 from tests.support.diagnostics import found
 from tests.support.recorder import Recorder
@@ -128,7 +128,7 @@ def test_read_delay_is_known_below_tls(diagnosed: Recorder, caller: Any, certifi
         time.sleep(PAUSE_S)
 
     context = ssl.create_default_context(cafile=str(certificate))
-    kind = httpx2.Client if caller is openai_call else httpx2.AsyncClient
+    kind = payloads.http.Client if caller is openai_call else payloads.http.AsyncClient
     with scripted_server(script, certificate) as origin:
         caller(origin, work, http_client=kind(verify=context))
     (marks,) = found(diagnosed, "client")
@@ -183,7 +183,7 @@ def test_attempt_without_a_connection_names_the_exception(diagnosed: Recorder, c
 def test_trace_extension_of_the_application_sees_the_same_events(diagnosed: Recorder):
     seen: list[list[str]] = []
 
-    class Client(httpx2.Client):
+    class Client(payloads.http.Client):
         def build_request(self, *args: Any, **kwargs: Any) -> Any:
             request = super().build_request(*args, **kwargs)
             events: list[str] = []
@@ -206,7 +206,7 @@ def test_error_of_the_trace_extension_reaches_the_application(diagnosed: Recorde
     def fail(event: str, _: object) -> Any:
         raise LookupError(event)
 
-    base: Any = httpx2.Client if caller is openai_call else httpx2.AsyncClient
+    base: Any = payloads.http.Client if caller is openai_call else payloads.http.AsyncClient
 
     class Client(base):
         def build_request(self, *args: Any, **kwargs: Any) -> Any:
@@ -233,11 +233,13 @@ def test_stream_that_the_application_closes_ends_its_last_data_with_the_call(dia
 
 
 def test_transport_without_events_leaves_the_marks_unknown(diagnosed: Recorder):
-    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json={"choices": []}))
+    transport = payloads.http.MockTransport(
+        lambda _: payloads.http.Response(200, json={"choices": []})
+    )
     with openai.OpenAI(
         base_url="http://llm.test/v1",
         api_key="none",
-        http_client=httpx2.Client(transport=transport),
+        http_client=payloads.http.Client(transport=transport),
     ) as client:
         client.chat.completions.create(model="m", messages=MESSAGES)
     assert found(diagnosed, "client") == [{}]
