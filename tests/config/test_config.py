@@ -33,7 +33,7 @@ from llamatelemetry.genai import plugin_instrumenter
 
 @pytest.fixture(autouse=True)
 def no_warnings_logged_before(monkeypatch):
-    monkeypatch.setattr(_sources, "_logged", set())
+    monkeypatch.setattr(_sources, "_logged", {})
 
 
 class Case(NamedTuple):
