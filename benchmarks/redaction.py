@@ -19,7 +19,7 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from _dropping import Dropping
+from _dropping import DroppingExporter
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import matching
@@ -58,7 +58,7 @@ def recording(processor: Any, attributes: dict[str, Any]) -> Callable[[int], Non
     provider = TracerProvider(shutdown_on_exit=False)
     if processor is not None:
         provider.add_span_processor(processor)
-    provider.add_span_processor(SimpleSpanProcessor(Dropping()))
+    provider.add_span_processor(SimpleSpanProcessor(DroppingExporter()))
     tracer = provider.get_tracer("bench")
 
     def record(n: int) -> None:

@@ -287,6 +287,7 @@ def test_receiver_rejects_other_methods_than_post(running: RunningReceiver, meth
         {"Host": "attacker.test"},
         {"Host": "127.attacker.test:4318"},
         {"Host": ""},
+        {"Host": "["},
         {"Origin": "https://attacker.test"},
         {"Origin": "null"},
     ],
@@ -339,11 +340,24 @@ def test_receiver_stores_spans_of_new_connection_when_many_are_idle(
     assert len(running.spans()) == 1
 
 
+def test_receiver_serves_others_while_many_send_their_headers_slowly(
+    running: RunningReceiver,
+) -> None:
+    host, port = running.receiver.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        for _ in range(200):
+            slow = stack.enter_context(socket.create_connection((host, int(port))))
+            with contextlib.suppress(ConnectionError):
+                slow.sendall(b"POST /v1/traces HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        assert running.post(EMPTY_REQUEST).status == 200
+
+
 def test_receiver_rejects_connection_with_retryable_status_when_all_are_busy(
     running: RunningReceiver,
 ) -> None:
     host, port = running.receiver.url.removeprefix("http://").split(":")
-    head = f"POST /v1/traces HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n".encode()
+    head = f"POST /v1/traces HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n"
+    head += "Content-Type: application/x-protobuf\r\n\r\n"
 
     def status_of_another() -> int | None:
         with contextlib.suppress(ConnectionError):
@@ -355,7 +369,7 @@ def test_receiver_rejects_connection_with_retryable_status_when_all_are_busy(
         def is_full() -> bool:
             busy = stack.enter_context(socket.create_connection((host, int(port))))
             with contextlib.suppress(ConnectionError):
-                busy.sendall(head)  # without the end of the headers
+                busy.sendall(head.encode())  # without the body
             return status_of_another() == 503
 
         wait_for(is_full, 120)

@@ -170,14 +170,14 @@ class Summary:
 def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -> Summary:
     """Return the summary of spans and metric data points."""
     number = 0
-    processes: set[object] = set()
+    processes: set[str] = set()
 
     def count(spans: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
         nonlocal number
         for span in spans:
             number += 1
             resource = span.resource
-            processes.add(resource.get("service.instance.id", resource.get("process.pid")))
+            processes.add(str(resource.get("service.instance.id", resource.get("process.pid"))))
             yield span
 
     summary = summarize_calls(calls_from_spans(count(spans)))

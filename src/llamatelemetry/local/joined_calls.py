@@ -54,7 +54,7 @@ SpanId = tuple[str, str]
 def is_call(span: SpanRecord) -> bool:
     """Return whether a span is a call of a model, remote or in process."""
     operation = span.attributes.get(names.GEN_AI_OPERATION_NAME)
-    if operation is None or operation in _NO_CALLS or names.PHASE in span.attributes:
+    if not isinstance(operation, str) or operation in _NO_CALLS or names.PHASE in span.attributes:
         return False
     return span.kind == KIND_CLIENT or operation in INFERENCE_OPERATIONS
 
@@ -119,7 +119,7 @@ def lacks_engine_spans(spans: Iterable[SpanRecord]) -> bool:
     return any(
         not call.requests
         and not call.span.failed
-        and call.attributes.get(names.GEN_AI_PROVIDER_NAME) in EXPORTING_ENGINES
+        and str(call.attributes.get(names.GEN_AI_PROVIDER_NAME)) in EXPORTING_ENGINES
         for call in join_calls(spans)
     )
 

@@ -6,13 +6,9 @@ fast enough, because exporters send few large batches.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
-import sys
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -26,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from llamatelemetry._optional import required_by
 from llamatelemetry._terminal import printable
+from llamatelemetry.local.loopback_server import HOST, LoopbackHandler, LoopbackServer
 from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request, records_of
 from llamatelemetry.local.request_limits import (
     MAX_BODY_BYTES,
@@ -46,14 +43,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("llamatelemetry.local")
 
-_HOST: Final = "127.0.0.1"
 _IDLE_S: Final = 60
-# Each connection has a thread. Idle ones are closed first, and their exporters connect again.
-_MAX_CONNECTIONS: Final = 128
-_UNAVAILABLE: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
-    b"Connection: close\r\n\r\n"
-)
 _PROTOBUF: Final = "application/x-protobuf"
 _JSON: Final = "application/json"
 _RESPONSES: Final[Mapping[str, type[Message]]] = {
@@ -81,7 +71,7 @@ class Receiver:
         self._store = store
         self._lock = threading.Lock()
         try:
-            self._server = _OtlpServer((_HOST, port), self._write)
+            self._server = _OtlpServer(port, self._write)
         except OSError as error:
             raise OSError(
                 f"cannot receive telemetry on port {port}: {error.strerror}. Use another port, or 0 "
@@ -96,7 +86,7 @@ class Receiver:
     @property
     def url(self) -> str:
         """Base URL, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
-        return f"http://{_HOST}:{self._server.server_address[1]}"
+        return f"http://{HOST}:{self._server.server_address[1]}"
 
     def start(self) -> None:
         """Serve in background threads. HTTP is served even if gRPC cannot be.
@@ -147,73 +137,24 @@ class Receiver:
             self.received[signal] += number
 
 
-class _OtlpServer(ThreadingHTTPServer):
+class _OtlpServer(LoopbackServer):
     # server_close() waits for requests that are being stored.
     daemon_threads = False
-    request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], write: Callable[[str, Message], None]) -> None:
+    def __init__(self, port: int, write: Callable[[str, Message], None]) -> None:
         self.write = write
         self.budget = BodyBudget()
         # Requests are parsed one after the other, because a message needs more memory than its
         # body. The database has one writer anyway.
         self.parsing = threading.Lock()
-        self._lock = threading.Lock()
-        # In the order of their last use, with whether a request is in progress.
-        self._open: dict[socket.socket, bool] = {}
-        super().__init__(address, _OtlpHandler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._make_room():
-            self.set_busy(request, False)
-            super().process_request(request, client_address)
-            return
-        with contextlib.suppress(OSError):  # the sender has closed the connection
-            request.sendall(_UNAVAILABLE)
-        self.shutdown_request(request)
-
-    def set_busy(self, connection: socket.socket, busy: bool) -> None:
-        """Set whether a request of this connection is in progress."""
-        with self._lock:
-            self._open.pop(connection, None)
-            self._open[connection] = busy
-
-    def _make_room(self) -> bool:
-        """Close the connection that is idle for the longest time, if there are too many."""
-        with self._lock:
-            if len(self._open) < _MAX_CONNECTIONS:
-                return True
-            idle = next((each for each, busy in self._open.items() if not busy), None)
-            if idle is None:
-                return False
-            del self._open[idle]
-        with contextlib.suppress(OSError):  # already closed
-            idle.shutdown(socket.SHUT_RDWR)
-        return True
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._open.pop(request, None)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        # Usually the sender has closed the connection. The default prints a traceback to stderr.
-        _logger.debug("Request failed: %r", sys.exception())
-
-    def server_close(self) -> None:
-        # Idle keep-alive connections would otherwise delay the shutdown until their timeout.
-        for connection in list(self._open):
-            with contextlib.suppress(OSError):  # already closed
-                connection.shutdown(socket.SHUT_RD)
-        super().server_close()
+        super().__init__(port, _OtlpHandler)
 
 
-class _OtlpHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _OtlpHandler(LoopbackHandler):
     timeout = _IDLE_S
     _body_is_read = False
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - fixed by the base class
         signal = self.path.removeprefix("/v1/")
         kind = self.headers.get_content_type()
         is_json = kind == _JSON
@@ -242,23 +183,13 @@ class _OtlpHandler(BaseHTTPRequestHandler):
             self.close_connection = True
         self._respond(status, response, is_json=is_json)
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - fixed by the base class
         self.close_connection = True
         self._respond(
             HTTPStatus.METHOD_NOT_ALLOWED, Status(message="the method must be POST"), is_json=True
         )
 
     do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_GET  # noqa: N815
-
-    def parse_request(self) -> bool:
-        """Mark the connection as busy once it has sent the first line of a request."""
-        self._server.set_busy(self.connection, True)
-        return super().parse_request()
-
-    def handle_one_request(self) -> None:
-        super().handle_one_request()
-        if not self.close_connection:
-            self._server.set_busy(self.connection, False)
 
     @property
     def _server(self) -> _OtlpServer:
@@ -273,7 +204,10 @@ class _OtlpHandler(BaseHTTPRequestHandler):
         # this module, and the package takes twice as long as all else.
         from llamatelemetry.genai import is_loopback
 
-        host = urlsplit(f"//{self.headers.get('host', '')}").hostname
+        try:
+            host = urlsplit(f"//{self.headers.get('host', '')}").hostname
+        except ValueError:  # an incomplete IPv6 address
+            host = None
         if not is_loopback(host):
             raise RejectedError(HTTPStatus.FORBIDDEN, "the host must be 127.0.0.1 or localhost")
         if "origin" in self.headers:

@@ -12,6 +12,9 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import urllib.parse
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from tests.support.example_records import (
     span,
     vllm,
 )
+from tests.support.waiting import wait_for
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -274,6 +278,22 @@ class TestLivePage:
                 page.stop()
         assert capfd.readouterr().err == ""
 
+    def test_page_is_served_while_many_connections_are_idle(self, tmp_path: Path) -> None:
+        with Store(tmp_path / "run.db") as store, ExitStack() as stack:
+            store.write([span(1)])
+            page = LivePage(tmp_path / "run.db")
+            try:
+                before = threading.active_count()
+                host, port = page.url.split("/")[2].split(":")
+                for number in range(100):
+                    idle = stack.enter_context(socket.create_connection((host, int(port))))
+                    with suppress(ConnectionError):
+                        idle.sendall(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
+                assert self.get(page.url, "/" + page.url.split("/", 3)[3])[0] == 200
+                wait_for(lambda: threading.active_count() < before + 40)
+            finally:
+                page.stop()
+
     def test_page_requires_secret_path_and_loopback_host(self, tmp_path: Path) -> None:
         with Store(tmp_path / "run.db") as store:
             store.write([span(1)])
@@ -285,7 +305,11 @@ class TestLivePage:
                 assert self.get(page.url, "/data?after=0.0.0")[0] == 404
                 assert self.get(page.url, path, host="evil.example")[0] == 403
                 assert self.get(page.url, f"{path}data")[0] == 400
-                assert self.get(page.url, f"{path}data?after=x")[0] == 400
+                for after in ("x", "-1.0.0", "1.1", "0.0.99999999999999999999", "٣.0.0"):
+                    query = urllib.parse.urlencode({"after": after})
+                    assert self.get(page.url, f"{path}data?{query}")[0] == 400
+                assert self.get(page.url, f"{path}../../etc/passwd")[0] == 404
+                assert self.get(page.url, path, host="[")[0] == 403
                 assert self.get(page.url, path)[0] == 200
             finally:
                 page.stop()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import secrets
-import sys
 import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from llamatelemetry._html_page import check_installed
 from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.joined_calls import join_calls
+from llamatelemetry.local.loopback_server import HOST, LoopbackHandler, LoopbackServer
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report.columns import columns, compact
 from llamatelemetry.local.report.page import render
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.records import MetricPoint, Run, SpanRecord
 
-_logger = logging.getLogger("llamatelemetry.local")
-
-_HOST: Final = "127.0.0.1"
 _IDLE_S: Final = 30
+# The rows of SQLite are numbers below 2**63.
+_POSITION: Final = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18}){2}")
 
 
 class LivePage:
@@ -45,7 +43,7 @@ class LivePage:
         # Fail now instead of in a request if Jinja2 is missing.
         check_installed("An HTML report")
         self._token = secrets.token_urlsafe(24)
-        self._server = _LivePageServer((_HOST, port), _LiveDatabase(path, run), self._token)
+        self._server = _LivePageServer(port, _LiveDatabase(path, run), self._token)
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -57,7 +55,7 @@ class LivePage:
     @property
     def url(self) -> str:
         """URL of the page, including its secret path."""
-        return f"http://{_HOST}:{self._server.server_address[1]}/{self._token}/"
+        return f"http://{HOST}:{self._server.server_address[1]}/{self._token}/"
 
     def stop(self) -> None:
         """Stop serving and close the database."""
@@ -123,25 +121,21 @@ def _changed(calls: Iterable[JoinedCall], new: Iterable[SpanRecord]) -> Iterator
             yield from (by_id[each] for each in known)
 
 
-class _LivePageServer(ThreadingHTTPServer):
+class _LivePageServer(LoopbackServer):
     daemon_threads = True
+    # Browsers open up to six connections to a host.
+    max_connections = 32
 
-    def __init__(self, address: tuple[str, int], database: _LiveDatabase, token: str) -> None:
+    def __init__(self, port: int, database: _LiveDatabase, token: str) -> None:
         self.database = database
         self.token = token
-        super().__init__(address, _LivePageHandler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        # Usually the browser has closed the connection. The default prints a traceback on the
-        # terminal of the command.
-        _logger.debug("Request for the live report failed: %r", sys.exception())
+        super().__init__(port, _LivePageHandler)
 
 
-class _LivePageHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _LivePageHandler(LoopbackHandler):
     timeout = _IDLE_S
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - fixed by the base class
         try:
             self._serve()
         except StoreError as error:
@@ -149,23 +143,26 @@ class _LivePageHandler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         server = cast("_LivePageServer", self.server)
-        parts = urlsplit(self.path)
+        path, _, query = self.path.partition("?")
         port = server.server_address[1]
         # DNS rebinding: a script of another site could reach this port through its own host name.
-        if self.headers.get("host") not in {f"{_HOST}:{port}", f"localhost:{port}"}:
+        if self.headers.get("host") not in {f"{HOST}:{port}", f"localhost:{port}"}:
             self._respond(
                 HTTPStatus.FORBIDDEN, "text/plain", "host must be 127.0.0.1 or localhost\n"
             )
-        elif secrets.compare_digest(parts.path.encode(), f"/{server.token}/".encode()):
+        elif secrets.compare_digest(path.encode(), f"/{server.token}/".encode()):
             self._respond(HTTPStatus.OK, "text/html; charset=utf-8", server.database.page())
-        elif secrets.compare_digest(parts.path.encode(), f"/{server.token}/data".encode()):
-            self._send_changes(server.database, parts.query)
+        elif secrets.compare_digest(path.encode(), f"/{server.token}/data".encode()):
+            self._send_changes(server.database, query)
         else:
             self._respond(HTTPStatus.NOT_FOUND, "text/plain", "not found\n")
 
     def _send_changes(self, database: _LiveDatabase, query: str) -> None:
         try:
-            spans, points, logs = map(int, parse_qs(query)["after"][0].split("."))
+            after = parse_qs(query)["after"][0]
+            if _POSITION.fullmatch(after) is None:
+                raise ValueError(after)
+            spans, points, logs = map(int, after.split("."))
         except (KeyError, ValueError):
             self._respond(
                 HTTPStatus.BAD_REQUEST, "text/plain", "after must be a position such as 3.1.0\n"

@@ -70,13 +70,13 @@ class _Runs:
         return self._numbers[_process(span)]
 
 
-def _numbered_processes(spans: Iterable[SpanRecord]) -> dict[object, int]:
-    ranges: dict[object, list[int]] = {}
+def _numbered_processes(spans: Iterable[SpanRecord]) -> dict[str, int]:
+    ranges: dict[str, list[int]] = {}
     for span in spans:
         bounds = ranges.setdefault(_process(span), [span.start_ns, span.end_ns])
         bounds[0] = min(bounds[0], span.start_ns)
         bounds[1] = max(bounds[1], span.end_ns)
-    numbers: dict[object, int] = {}
+    numbers: dict[str, int] = {}
     number, last_ns = 0, 0
     for process, (start_ns, end_ns) in sorted(ranges.items(), key=lambda item: item[1]):
         if not number or start_ns > last_ns + _PAUSE_BETWEEN_RUNS_NS:
@@ -86,9 +86,12 @@ def _numbered_processes(spans: Iterable[SpanRecord]) -> dict[object, int]:
     return numbers
 
 
-def _process(span: SpanRecord) -> object:
+def _process(span: SpanRecord) -> str:
     found = span.resource
-    return found.get("service.instance.id") or (found.get("host.name"), found.get("process.pid"))
+    # As text, because a sender may give any type.
+    return str(
+        found.get("service.instance.id") or (found.get("host.name"), found.get("process.pid"))
+    )
 
 
 def _read_call(joined: JoinedCall, run: int, start_ns: int) -> Call:

@@ -84,6 +84,8 @@ class RedactionLogProcessor(RedactionProcessor, LogRecordProcessor):
         record.attributes = _bounded_attributes(
             given, redaction.event(_event_name(record, attributes), attributes)
         )
+        record.event_name = record.event_name and redaction.text(record.event_name)
+        record.severity_text = record.severity_text and redaction.text(record.severity_text)
         # The SDK has copied the exception to the attributes, which are redacted.
         record.exception = None
         log_record.instrumentation_scope = redact_scope(scope, redaction)

@@ -56,11 +56,19 @@ class _MessageRedaction:
 
     def _object(self, value: Mapping[str, Any], depth: int) -> dict[str, Any]:
         is_message = "role" in value
-        return {name: self._field(name, item, is_message, depth) for name, item in value.items()}
+        return {
+            self._name(name): self._field(name, item, is_message, depth)
+            for name, item in value.items()
+        }
+
+    def _name(self, name: object) -> str:
+        # Text with spaces is not the name of a field: some code used content as a key.
+        text = str(name)
+        return self._redaction.text(text) if is_label(text) else self._redaction.whole(text)
 
     def _field(self, name: str, item: Any, is_message: bool, depth: int) -> Any:
-        if item is None:
-            return None
+        if item is None or self._redaction.is_key(name):
+            return self._redaction.whole(item)
         # The name of a tool identifies it; the name in a message may be that of a person.
         if (name in LABELS or (name == "name" and not is_message)) and is_label(item):
             return self._redaction.attribute("", item)
@@ -75,7 +83,9 @@ class _MessageRedaction:
     def _typed_object(self, item: Mapping[str, Any]) -> dict[str, Any]:
         kind = item.get("type")
         return {
-            name: kind if name == "type" and is_label(kind) else self._redaction.whole(each)
+            self._name(name): self._redaction.attribute("", kind)
+            if name == "type" and is_label(kind)
+            else self._redaction.whole(each)
             for name, each in item.items()
         }
 

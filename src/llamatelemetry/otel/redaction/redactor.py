@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 from llamatelemetry._limits import Limit
 from llamatelemetry.otel.redaction.attribute_names import AttributeKind, is_content_event, is_label
+from llamatelemetry.otel.redaction.embedded import Unescaped, field_values
 from llamatelemetry.otel.redaction.messages import compact_json, parse_json, redact_messages
 from llamatelemetry.otel.redaction.patterns import Pattern
 from llamatelemetry.otel.redaction.rules import Rules
@@ -111,6 +112,10 @@ class Redaction:
                 break
         return "\n".join([*kept, self.replacement_for(text)])
 
+    def is_key(self, name: str) -> bool:
+        """Return whether a field of this name is redacted by the option `redact_keys`."""
+        return self._names.kind(name) is AttributeKind.KEY
+
     def replacement_for(self, text: str) -> str:
         """Return the replacement for a whole text. An empty text stays empty."""
         return self._rules.replacement_for(text) if text else text
@@ -144,15 +149,27 @@ class Redaction:
     def _search(self, text: str, patterns: tuple[Pattern, ...]) -> str:
         if self._out_of_time:
             return self.replacement_for(text)
-        spans: list[tuple[int, int]] = []
+        unescaped = Unescaped.of(text)
+        spans = list(field_values(text, self._is_redacted_field))
+        if unescaped is not None:
+            found = field_values(unescaped.text, self._is_redacted_field)
+            spans += map(unescaped.given_span, found)
         for pattern in patterns:
             try:
                 spans += pattern.spans(text)
+                if unescaped is not None:
+                    spans += map(unescaped.given_span, pattern.spans(unescaped.text))
             except TimeoutError:
                 self._out_of_time = True
                 self._log_slow(pattern)
                 return self.replacement_for(text)
         return self._replace(text, spans) if spans else text
+
+    def _is_redacted_field(self, name: str) -> bool:
+        kind = self._names.kind(name)
+        if kind in (AttributeKind.KEY, AttributeKind.SECRET):
+            return True
+        return self._rules.redact_prompts and kind not in (AttributeKind.TEXT, AttributeKind.LABEL)
 
     def _replace(self, text: str, spans: list[tuple[int, int]]) -> str:
         pieces: list[str] = []
@@ -207,7 +224,7 @@ class Redaction:
         if isinstance(value, int):
             return self._number(value)
         if isinstance(value, (bytes, bytearray)):
-            return self._bytes(bytes(value))
+            return self._bytes(path, bytes(value), depth)
         return self.text(str(value))
 
     def _mapping(self, path: str, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
@@ -226,10 +243,13 @@ class Redaction:
         found = self.text(as_text)
         return value if found == as_text else found
 
-    def _bytes(self, value: bytes) -> bytes:
-        # Latin-1 decodes any bytes, and the patterns match ASCII.
-        as_text = value.decode("latin-1")
-        found = self.text(as_text)
+    def _bytes(self, path: str, value: bytes, depth: int) -> bytes:
+        try:
+            as_text = value.decode()
+        except UnicodeDecodeError:
+            # Latin-1 decodes any bytes, and the patterns match ASCII.
+            as_text = value.decode("latin-1")
+        found = self._text_or_json(path, as_text, depth)
         return value if found == as_text else found.encode("utf-8", errors="replace")
 
     def _text_or_json(self, path: str, text: str, depth: int) -> str:
