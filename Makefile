@@ -3,7 +3,7 @@
 VENV := .venv
 PROJECTS := pyproject.toml $(wildcard src/*/pyproject.toml)
 
-.PHONY: help demo test test-all test-engines check bench docs wheels deploy-check lock clean
+.PHONY: help demo test test-all test-engines check bench docs fuzz wheels deploy-check lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -30,6 +30,10 @@ bench: $(VENV)/.dev ## Measure the overhead of tracing
 
 docs: $(VENV)/.dev ## Build the documentation site into build/site
 	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(VENV)/bin/python -m mkdocs build
+
+fuzz: $(VENV)/.dev ## Fuzz the readers of foreign data, with coverage guidance
+	$(VENV)/bin/python -m pip install --quiet --group fuzz
+	$(VENV)/bin/python scripts/fuzz.py $(ARGS)
 
 wheels: $(VENV)/.dev ## Build all five distributions and check them in new environments
 	$(VENV)/bin/python scripts/check_wheels.py

@@ -64,7 +64,7 @@ def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message
     request = _REQUESTS[signal]()
     try:
         if is_json:
-            fields: Any = json.loads(body)
+            fields = _parse_json(body)
             if not isinstance(fields, dict):
                 raise MalformedError("the body must be a JSON object")
             _convert_ids_to_base64(fields)
@@ -73,11 +73,17 @@ def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message
             )
         else:
             request.ParseFromString(body)
-    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+    except (DecodeError, json_format.ParseError, RecursionError, SystemError) as error:
+        # protobuf raises SystemError if a name has half of a surrogate pair.
         raise MalformedError(str(error)) from error
-    except json.JSONDecodeError as error:
-        raise MalformedError(f"the body is not valid JSON: {error}") from error
     return request
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:  # Also a number of thousands of digits.
+        raise MalformedError(f"the body is not valid JSON: {error}") from error
 
 
 def _convert_ids_to_base64(value: Any) -> None:
