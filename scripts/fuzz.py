@@ -67,7 +67,7 @@ def _run(name: str, options: argparse.Namespace) -> bool:
 
 
 def _fuzz(name: str, cases: int, seconds: int, seed: int) -> None:
-    """Fuzz a target in this process, and end it."""
+    """Run the fuzzer on a target in this process, which it ends."""
     try:
         import atheris
     except ImportError:

@@ -35,6 +35,8 @@ _REQUESTS: Final[Mapping[str, type[Message]]] = {
 }
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id"})
 _DELTA: Final = 1
+# protobuf raises these for a number beyond the range of a double, and for half of a surrogate pair.
+_OTHER_ERRORS: Final = (OverflowError, SystemError)
 _KINDS: Final = ("sum", "gauge", "histogram", "exponential_histogram", "summary")
 
 
@@ -73,8 +75,7 @@ def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message
             )
         else:
             request.ParseFromString(body)
-    except (DecodeError, json_format.ParseError, RecursionError, SystemError) as error:
-        # protobuf raises SystemError if a name has half of a surrogate pair.
+    except (DecodeError, json_format.ParseError, RecursionError, *_OTHER_ERRORS) as error:
         raise MalformedError(str(error)) from error
     return request
 
