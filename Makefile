@@ -3,7 +3,7 @@
 VENV := .venv
 PROJECTS := pyproject.toml $(wildcard src/*/pyproject.toml)
 
-.PHONY: help demo test test-all test-engines check bench docs soak wheels deploy-check lock clean
+.PHONY: help demo test test-all test-engines check bench docs soak fuzz wheels deploy-check lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -33,6 +33,10 @@ docs: $(VENV)/.dev ## Build the documentation site into build/site
 
 soak: $(VENV)/.dev ## Make calls for ten minutes and check that nothing grows or is lost
 	$(VENV)/bin/python scripts/soak.py $(ARGS)
+
+fuzz: $(VENV)/.dev ## Fuzz the readers of foreign data, with coverage guidance
+	$(VENV)/bin/python -m pip install --quiet --group fuzz
+	$(VENV)/bin/python scripts/fuzz.py $(ARGS)
 
 wheels: $(VENV)/.dev ## Build all five distributions and check them in new environments
 	$(VENV)/bin/python scripts/check_wheels.py

@@ -151,6 +151,13 @@ def test_details_omit_values_that_are_impossible(driver_with, reader):
     assert reader.processes(device) == {1: None, 2: 5}
 
 
+def test_open_omits_versions_that_are_negative(driver_with, reader):
+    negative = {"major": 9, "minor": -1}
+    driver_with({**nvml.one_gpu(compute_capability=negative), "cuda": -1})
+    (device,) = reader.open()
+    assert (device.compute_capability, device.cuda_version) == (None, None)
+
+
 def test_open_returns_no_total_memory_when_driver_reports_zero(driver_with, reader):
     driver_with(nvml.one_gpu(memory_total=0, memory_used=0))
     (device,) = reader.open()

@@ -170,7 +170,7 @@ def _pattern_list(text: str) -> Iterable[object]:
     # An expression that starts with a bracket ("[0-9]+") is not a JSON array of strings.
     try:
         items: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return (text,)
     if isinstance(items, list) and all(isinstance(x, str) for x in cast("list[object]", items)):
         return cast("list[object]", items)

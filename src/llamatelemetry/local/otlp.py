@@ -35,6 +35,8 @@ _REQUESTS: Final[Mapping[str, type[Message]]] = {
 }
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId", "trace_id", "span_id"})
 _DELTA: Final = 1
+# protobuf raises these for a number beyond the range of a double, and for half of a surrogate pair.
+_OTHER_ERRORS: Final = (OverflowError, SystemError)
 _KINDS: Final = ("sum", "gauge", "histogram", "exponential_histogram", "summary")
 
 
@@ -64,7 +66,7 @@ def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message
     request = _REQUESTS[signal]()
     try:
         if is_json:
-            fields: Any = json.loads(body)
+            fields = _parse_json(body)
             if not isinstance(fields, dict):
                 raise MalformedError("the body must be a JSON object")
             _convert_ids_to_base64(fields)
@@ -73,11 +75,16 @@ def parse_request(signal: str, body: bytes, *, is_json: bool = False) -> Message
             )
         else:
             request.ParseFromString(body)
-    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+    except (DecodeError, json_format.ParseError, RecursionError, *_OTHER_ERRORS) as error:
         raise MalformedError(str(error)) from error
-    except json.JSONDecodeError as error:
-        raise MalformedError(f"the body is not valid JSON: {error}") from error
     return request
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:  # Also a number of thousands of digits.
+        raise MalformedError(f"the body is not valid JSON: {error}") from error
 
 
 def _convert_ids_to_base64(value: Any) -> None:

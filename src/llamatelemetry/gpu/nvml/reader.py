@@ -283,9 +283,9 @@ def _query_each(kinds: Mapping[str, int], query: Callable[[int], int | None]) ->
 
 
 def _pair(found: tuple[int, int] | None) -> tuple[int, int] | None:
-    return None if found is None else (found[0], found[1])
+    return None if found is None or min(found) < 0 else (found[0], found[1])
 
 
 def _version(number: int | None) -> str | None:
     """Convert the driver's number: 12080 is CUDA 12.8."""
-    return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
+    return None if number is None or number < 0 else f"{number // 1000}.{number % 1000 // 10}"
