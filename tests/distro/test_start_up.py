@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from llamatelemetry import genai
-from llamatelemetry._nvml_library import has_nvml_library
 
 INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
 PROGRAM = "import sys{}; print(*sorted(n for n in sys.modules if n.startswith('llamatelemetry')))"
@@ -47,6 +47,14 @@ def test_code_that_records_calls_is_loaded_together_with_an_instrumented_library
     assert "llamatelemetry.distro" in started
     assert started.isdisjoint(recording)
     assert recording <= loaded_by(f", {library}")
+
+
+def has_nvml_library() -> bool:
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def test_program_does_not_load_code_of_unused_options():

@@ -11,9 +11,7 @@ import wrapt
 import llamatelemetry_instrumentation_llamacpp as llamacpp
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
-from llamatelemetry_instrumentation_openai import _patches as openai_patches
 from llamatelemetry_instrumentation_transformers import TransformersInstrumentor
-from llamatelemetry_instrumentation_transformers import _patches as transformers_patches
 
 INSTRUMENTORS: tuple[Any, ...] = (
     OpenAIInstrumentor,
@@ -51,6 +49,10 @@ class Point(NamedTuple):
 
 def points() -> list[Point]:
     """Return all patch points from the plugins' own tables."""
+    openai_patches, transformers_patches = (
+        importlib.import_module(f"{each.__module__}._patches")
+        for each in (OpenAIInstrumentor, TransformersInstrumentor)
+    )
     own_generate = transformers_patches.own_generate_patches(None)
     tables = [
         openai_patches.patch_points(None),

@@ -1,4 +1,4 @@
-"""The end of `llamatelemetry run`: wait for the command, read what was recorded, and show it."""
+"""The end of `llamatelemetry run`: wait for the command, read the recorded telemetry, and show it."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ class Setup:
         return stopped
 
     def report_losses(self) -> None:
-        """Log what was dropped and what could not be exported, if it has not been logged yet."""
+        """Log dropped items and failed exports that have not been logged yet."""
         for each in self._dropped:
             each.report()
         self.monitor.report_losses()

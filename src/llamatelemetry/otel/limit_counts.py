@@ -1,4 +1,4 @@
-"""The metric that counts what the limits of this process have dropped."""
+"""The metric that counts the drops of this process at its limits."""
 
 from __future__ import annotations
 

@@ -138,8 +138,6 @@ PROMPT_REFERENCE: Final = "llamatelemetry.prompt.reference"
 PROMPT_COMMON_CHARS: Final = "llamatelemetry.prompt.common_chars"
 PROMPT_SAME_CHARS: Final = "llamatelemetry.prompt.same_chars"
 PROMPT_FIRST_CHANGE: Final = "llamatelemetry.prompt.first_change"
-# The end of its value if the prompts have the same tools in another order.
-TOOLS_REORDERED: Final = " order"
 PROMPT_CHANGE_AT: Final = "llamatelemetry.prompt.change_at"
 PROMPT_PREFIX_REFERENCE: Final = "llamatelemetry.prompt.prefix_reference"
 PROMPT_PREFIX_CHARS: Final = "llamatelemetry.prompt.prefix_chars"

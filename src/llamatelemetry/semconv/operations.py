@@ -80,6 +80,9 @@ _PROVIDER_ALIASES: Final = {
     "llama-cpp": PROVIDER_LLAMA_CPP,
 }
 
+TOOLS_REORDERED: Final = " order"
+"""End of `llamatelemetry.prompt.first_change` if the prompts have the same tools in another order."""
+
 
 def normalize_operation(name: str, strict: bool = False) -> str:
     """Return the well-known operation for a name.

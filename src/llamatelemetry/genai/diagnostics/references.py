@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from llamatelemetry._limits import Limit
 from llamatelemetry.genai.diagnostics.sections import TOOLS
 from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv import operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ _MODELS: Final = Limit("prompt_models", 32, "Servers and models with their promp
 # Of these newest prompts, and the one with the longest common prefix, all shared sections count.
 _COMPARED_WHOLLY: Final = 8
 # Sections that are an entry of their own: at the start the tools and the system prompt, at the end
-# what the prompt has more than the one before.
+# the sections that the prompt before does not have.
 _FIRST: Final = 8
 _LAST: Final = 2
 _GROUP: Final = 5
@@ -93,6 +94,8 @@ class PromptHistory:
 
 
 def _find(new: Sequence[Section], earlier: Sequence[Prompt]) -> tuple[Shared, Shared] | None:
+    if not new:
+        return None
     candidates: list[tuple[int, int, Prompt]] = []  # prefix in characters and sections
     for prompt in reversed(earlier):
         if prompt.has_failed:
@@ -120,7 +123,8 @@ def _find(new: Sequence[Section], earlier: Sequence[Prompt]) -> tuple[Shared, Sh
 
 def _common_sections(new: Sequence[Section], old: Sequence[Section]) -> tuple[int, int]:
     count = chars = 0
-    if new[0].digest != old[0].digest:  # Most prompts of another conversation end here.
+    # Most prompts of another conversation end here.
+    if not old or new[0].digest != old[0].digest:
         return 0, 0
     for one, other in zip(new, old, strict=False):
         if one is not other and one.digest != other.digest:
@@ -202,7 +206,7 @@ def reference_attributes(
     if most.same_chars != most.prefix_chars:
         yield names.PROMPT_SAME_CHARS, most.same_chars
     if most.change is not None:
-        order = names.TOOLS_REORDERED if most.is_reordered else ""
+        order = operations.TOOLS_REORDERED if most.is_reordered else ""
         yield names.PROMPT_FIRST_CHANGE, parts[most.change].name + order
         yield names.PROMPT_CHANGE_AT, most.change_at
     if prefix.prompt is not most.prompt:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from llamatelemetry.semconv import attributes as names
+from llamatelemetry.semconv import operations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,8 +81,8 @@ class CacheHistory:
         changed = prompt.first_change
         # One-sided: other prompts may have left more in the cache than the estimate.
         if changed is not None and cached >= (1 - _TOLERANCE) * prefix_tokens - _MIN_LOST_TOKENS:
-            if changed.endswith(names.TOOLS_REORDERED):
-                first = changed.removesuffix(names.TOOLS_REORDERED)
+            if changed.endswith(operations.TOOLS_REORDERED):
+                first = changed.removesuffix(operations.TOOLS_REORDERED)
                 return "tools_reordered", f"the order of the tools changed, from {first}"
             where = f" at character {prompt.change_at}" if prompt.change_at else ""
             return "section_changed", f"{changed} changed{where}"
