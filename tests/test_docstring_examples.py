@@ -74,7 +74,7 @@ def test_example_has_the_output_that_it_shows(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
-    recorded: Recorder,
+    attached: Recorder,
 ) -> None:
     docstring = documented.docstring
     for words, component in NEEDS.items():

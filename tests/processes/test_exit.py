@@ -118,8 +118,9 @@ def test_all_dropped_spans_are_reported_when_the_program_ends():
             timeout=100,
         )
     dropped = [int(count) for count in re.findall(r"Dropped (\d+) spans", done.stderr)]
-    assert sum(dropped) + len(received.spans()) == 300
-    assert sum(dropped) > 0
+    lost = 300 - len(received.spans())
+    # The SDK counts a span as dropped when it sees a full queue, which may be emptied meanwhile.
+    assert 0 < lost <= sum(dropped) <= lost + 5
 
 
 def test_slow_receiver_gets_everything():

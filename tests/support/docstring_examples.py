@@ -141,7 +141,12 @@ def run_here(docstring: str) -> str:
     test = doctest.DocTestParser().get_doctest(docstring, names, "docstring", None, None)
     assert test.examples
     output = io.StringIO()
-    doctest.DocTestRunner(verbose=False, optionflags=OPTIONS).run(test, out=output.write)
+    runner = doctest.DocTestRunner(verbose=False, optionflags=OPTIONS)
+    runner.run(test, out=output.write, clear_globs=False)
+    # An example may leave its client open, for brevity.
+    client = test.globs["client"]
+    if hasattr(client, "close"):
+        client.close()
     return output.getvalue()
 
 

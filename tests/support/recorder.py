@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind
 
 from llamatelemetry.genai import flush_pending, internal_errors, known_servers
 from llamatelemetry.genai.wire.openai_responses import unfinished_responses
+from llamatelemetry.otel.providers import SIGNALS
 from tests.support.telemetry_names import ReferenceProcessor, logs_problems, metrics_problems
 
 
@@ -134,6 +135,19 @@ def recorded(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr("opentelemetry.metrics._internal._METER_PROVIDER", recorder.meter_provider)
     monkeypatch.setattr("opentelemetry._logs._internal._LOGGER_PROVIDER", recorder.logger_provider)
     return recorder
+
+
+@pytest.fixture
+def attached(recorder: Recorder) -> Iterator[Recorder]:
+    """Attach the recorder to the delegating global providers, as `init()` does.
+
+    Unlike with `recorded`, a tracer that code keeps after the test does not record any more.
+    """
+    SIGNALS["traces"].attach(recorder.tracer_provider)
+    SIGNALS["metrics"].attach(recorder.meter_provider)
+    yield recorder
+    SIGNALS["traces"].delegating.detach()
+    SIGNALS["metrics"].delegating.detach()
 
 
 @pytest.fixture(autouse=True)
