@@ -10,7 +10,7 @@ import llamatelemetry
 
 
 def main(url: str, number: int) -> None:
-    client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    client = openai.OpenAI(base_url=url, api_key="none")
     for each in range(number):
         with llamatelemetry.session(f"conversation-{each}", user_id=f"user-{each}"):
             stream = client.chat.completions.create(

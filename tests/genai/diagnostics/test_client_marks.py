@@ -214,8 +214,12 @@ def test_error_of_the_trace_extension_reaches_the_application(diagnosed: Recorde
             request.extensions["trace"] = fail
             return request
 
-    with scripted_server(Script()) as origin, pytest.raises(LookupError, match="connect_tcp"):
+    with scripted_server(Script()) as origin, pytest.raises(Exception) as caught:  # noqa: PT011
         caller(origin, http_client=Client(), max_retries=0)
+    # Old versions of openai raise their own error from it.
+    error = caught.value.__cause__ or caught.value
+    assert isinstance(error, LookupError)
+    assert "connect_tcp" in str(error)
 
 
 def test_stream_that_the_application_closes_ends_its_last_data_with_the_call(diagnosed: Recorder):
