@@ -21,7 +21,7 @@ from queries import (
 
 
 def _latency(title: str, description: str, name: str, *, warning: float, critical: float) -> Panel:
-    """Return p95 and mean of a duration of which the engine exposes a histogram."""
+    """Return p95 and mean of a duration from the histogram of the engine."""
     buckets = f"llamatelemetry_server_{name}_bucket_total"
     return Panel(
         title,

@@ -54,7 +54,7 @@ def _plugin(group: str, *, is_list: bool = False, extra: tuple[str, ...] = ()) -
             raise ValueError
         return str(value)
 
-    listed = ", ".join(names) or "the installed ones (none is installed)"
+    listed = ", ".join(names) or "an installed one, and there are none"
     kind = "one or more of" if is_list else "one of"
     return ValueParser(f"{kind} {listed}", parse)
 

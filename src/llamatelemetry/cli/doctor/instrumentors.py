@@ -126,7 +126,7 @@ def _none_loads(statuses: Sequence[InstrumentorStatus]) -> Check:
     if statuses:
         detail, remedy = "none will be loaded: only the application's own spans are recorded", ""
     else:
-        detail, remedy = "none is installed", "Run: pip install llamatelemetry"
+        detail, remedy = "not installed", "Run: pip install llamatelemetry"
     return Check("fail", "all", detail, remedy, effect="uninstrumented")
 
 

@@ -133,7 +133,7 @@ def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | 
         return _unknown_name(OTEL_PYTHON_DISTRO, named, distros)
     if loading.distro is None:
         return Check(
-            "fail", "distro", "none is installed: no exporter is chosen", f"Run: {INSTALL}"
+            "fail", "distro", "not installed: no exporter is chosen", f"Run: {INSTALL}"
         )
     if named is None and len(distros) > 1:
         return _distro_conflict(distros, loading.distro)
@@ -174,7 +174,7 @@ def _configurator_check(
         unknown = _unknown_name(OTEL_PYTHON_CONFIGURATOR, named, configurators)
         return replace(unknown, effect="blocks")
     if chosen is None:
-        detail = "none is installed: nothing sets up the SDK"
+        detail = "not installed: nothing sets up the SDK"
         return Check("fail", title, detail, f"Run: {INSTALL}", effect="blocks")
     detail = described(chosen)
     if chosen.name == LLAMATELEMETRY or not any(
