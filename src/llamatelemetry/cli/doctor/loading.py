@@ -132,9 +132,7 @@ def _distro_check(distros: Sequence[EntryPoint], loading: Loading, named: str | 
     if named is not None and loading.distro is None:
         return _unknown_name(OTEL_PYTHON_DISTRO, named, distros)
     if loading.distro is None:
-        return Check(
-            "fail", "distro", "not installed: no exporter is chosen", f"Run: {INSTALL}"
-        )
+        return Check("fail", "distro", "not installed: no exporter is chosen", f"Run: {INSTALL}")
     if named is None and len(distros) > 1:
         return _distro_conflict(distros, loading.distro)
     return _chosen_distro(distros, loading.distro, is_named=named is not None)

@@ -132,7 +132,7 @@ class _Process:
 
 
 def _started_ns(stat: bytes) -> int:
-    """Return the start of a process by `perf_counter_ns`, exact to 10 ms."""
+    """Return the start of a process by `perf_counter_ns`, rounded down to a tick of 10 ms."""
     # The numbers after the name begin with the third, the state; the start is the 22nd.
     ticks = int(stat.rpartition(b") ")[2].split()[19])
     age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 1_000_000_000 // _TICKS
@@ -240,7 +240,15 @@ class Server:
 
     def start_after(self, at_ns: int) -> int | None:
         """Return when the newest process of the server started, if that was after `at_ns`."""
-        newest_ns = max((process.started_ns for process in self._processes), default=at_ns)
+        started_ns = {process.pid: process.started_ns for process in list(self._processes)}
+        # A process may have started and loaded a model since the last search. Shorter calls do not
+        # pay for another one.
+        if started_ns and time.perf_counter_ns() - at_ns > _SEARCH_S * 1e9:
+            for pid in pids_of(self.origin) - started_ns.keys():
+                with contextlib.suppress(OSError):
+                    started_ns[pid] = _started_ns(Path(f"/proc/{pid}/stat").read_bytes())
+        # A router starts a process within a few milliseconds, and the kernel rounds the start down.
+        newest_ns = max(started_ns.values(), default=0) + 1_000_000_000 // _TICKS
         return newest_ns if newest_ns > at_ns else None
 
     def figures_between(self, bounds_ns: list[int]) -> list[tuple[float, ...]] | None:
