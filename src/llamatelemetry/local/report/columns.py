@@ -71,6 +71,28 @@ class _DistinctValues:
         return text if self._long_chars <= MAX_LONG_CHARS else f"{text[:_LONG]}…"
 
 
+class _DistinctResources:
+    """Each resource once, as indexes of its keys and values."""
+
+    def __init__(self, values: _DistinctValues) -> None:
+        self.pairs: list[list[int]] = []
+        self._values = values
+        self._indexes: dict[str, int] = {}
+        # Most spans share the same object.
+        self._index_of_object: dict[int, int] = {}
+
+    def index_of(self, resource: Mapping[str, Any]) -> int:
+        """Return the index of a resource. The caller keeps the object, so that its id stays its own."""
+        found = self._index_of_object.get(id(resource))
+        if found is None:
+            key = json.dumps(dict(resource), sort_keys=True)
+            if key not in self._indexes:
+                self._indexes[key] = len(self.pairs)
+                self.pairs.append(self._values.pairs(resource))
+            found = self._index_of_object[id(resource)] = self._indexes[key]
+        return found
+
+
 def columns(
     spans: Sequence[SpanRecord],
     points: Iterable[MetricPoint] = (),
@@ -104,46 +126,35 @@ def columns(
     content = _content_by_span(logs)
     base = min((span.start_ns for span in spans), default=0) // 1000
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-    resources: dict[str, int] = {}
-    # Most spans share the same object.
-    resource_of: dict[int, int] = {}
-    resource_pairs: list[list[int]] = []
+    resources = _DistinctResources(values)
     for span in spans:
         span_id = (span.trace_id, span.span_id)
         found = content.get(span_id, {})
         cells = _cells(span, by_span.get(span_id), values, found, times)
         cells["start"] = _us(span.start_ns) - base
-        if id(span.resource) not in resource_of:
-            key = json.dumps(dict(span.resource), sort_keys=True)
-            if key not in resources:
-                resources[key] = len(resource_pairs)
-                resource_pairs.append(values.pairs(span.resource))
-            resource_of[id(span.resource)] = resources[key]
-        cells["resource"] = resource_of[id(span.resource)]
+        cells["resource"] = resources.index_of(span.resource)
         for name, column in rows.items():
             column.append(cells[name])
     return {
         "base": base,
         "spans": rows,
-        "resources": resource_pairs,
-        "events": {
-            row: [
-                [values.index_of(event.name), _us(event.time_ns), values.pairs(event.attributes)]
-                for event in span.events
-            ]
-            for row, span in enumerate(spans)
-            if span.events
-        },
-        "links": {
-            row: [
-                [link.trace_id, link.span_id, values.pairs(link.attributes)] for link in span.links
-            ]
-            for row, span in enumerate(spans)
-            if span.links
-        },
+        "resources": resources.pairs,
+        "events": {row: _events(span, values) for row, span in enumerate(spans) if span.events},
+        "links": {row: _links(span, values) for row, span in enumerate(spans) if span.links},
         "series": series(points),
         "values": values.values,
     }
+
+
+def _events(span: SpanRecord, values: _DistinctValues) -> list[list[Any]]:
+    return [
+        [values.index_of(event.name), _us(event.time_ns), values.pairs(event.attributes)]
+        for event in span.events
+    ]
+
+
+def _links(span: SpanRecord, values: _DistinctValues) -> list[list[Any]]:
+    return [[link.trace_id, link.span_id, values.pairs(link.attributes)] for link in span.links]
 
 
 _COLUMNS: Final = (
