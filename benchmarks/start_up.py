@@ -20,7 +20,8 @@ from pathlib import Path
 from _contenders import ROOT, environment
 
 LOCKED = ["-c", str(ROOT / "constraints.txt")]
-SOURCES = [str(ROOT), *map(str, sorted((ROOT / "src").glob("llamatelemetry*")))]
+# Editable, so that the environment has the present code.
+SOURCES = [f"-e{path}" for path in (ROOT, *sorted((ROOT / "src").glob("llamatelemetry*")))]
 CONTENDERS = {
     "bare": ["pip"],
     "distro": [*LOCKED, "opentelemetry-distro", "opentelemetry-exporter-otlp"],
