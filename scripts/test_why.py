@@ -139,8 +139,11 @@ def is_confirmed(found: CallExplanation, truth: dict[str, Any]) -> bool:
     """Return whether a second counter confirms the top cause.
 
     The kernel's counters of the core confirm a wait of the server for a CPU, and the blocked event
-    loop confirms a late client, whose time is that of the socket.
+    loop confirms a late client, whose time is that of the socket. Other traffic on two slots does
+    evict prompts, and the server has counted the tokens that were still in its cache.
     """
+    if found.top_cause == "prefill_again":
+        return bool(truth["traffic"]) and found.causes[0].cause == "evicted"
     if found.top_cause == "client_late":
         return "the event loop was blocked" in found.causes[0].evidence
     if found.top_cause != "server_cpu_wait":

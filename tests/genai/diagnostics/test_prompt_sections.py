@@ -12,7 +12,7 @@ from hypothesis import given
 
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.genai.diagnostics.references import Prompt, PromptHistory
-from llamatelemetry.genai.diagnostics.sections import SectionCache, parts_of
+from llamatelemetry.genai.diagnostics.sections import SectionCache, part_name, parts_of
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 from tests.support.diagnostics import found
 from tests.support.json_strategies import json_values
@@ -190,7 +190,7 @@ def test_option_switches_sections_off(recorded: Recorder):
     ],
 )
 def test_names_of_sections_do_not_quote_the_request(body: dict[str, Any], names: list[str]):
-    assert [part.name for part in parts_of(body)] == names
+    assert [part_name(part) for part in parts_of(body)] == names
 
 
 @given(json_values())

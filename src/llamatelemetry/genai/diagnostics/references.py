@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry._limits import Limit
-from llamatelemetry.genai.diagnostics.sections import TOOLS
+from llamatelemetry.genai.diagnostics.sections import TOOLS, part_name
 from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv import operations
 
@@ -139,15 +139,17 @@ def _compare(new: Sequence[Section], prompt: Prompt, count: int, chars: int) -> 
     old = prompt.sections
     if count in (len(new), len(old)):
         return Shared(prompt, chars, chars, None, 0)
-    rest, new_digests = old[count:], {section.digest for section in new[count:]}
-    known = {section.digest for section in rest}
+    rest, added = old[count:], new[count:]
+    # No other section can be in the old prompt.
+    known = {section.digest for section in added if section.is_known}
+    kept = {section.digest for section in rest} & known if known else known
     same, head = chars, 0
-    for index, section in enumerate(new[count:]):
-        if section.digest in known:
+    for index, section in enumerate(added):
+        if section.digest in kept:
             same += section.chars
             continue
-        partner = _partner(section, rest, index, len(new) - count)
-        if partner is not None and partner.digest not in new_digests:
+        partner = _partner(section, rest, index, len(added))
+        if partner is not None and partner.digest not in known:
             start, end = section.common_ends(partner)
             same += start + end
             head = start if index == 0 else head
@@ -207,7 +209,7 @@ def reference_attributes(
         yield names.PROMPT_SAME_CHARS, most.same_chars
     if most.change is not None:
         order = operations.TOOLS_REORDERED if most.is_reordered else ""
-        yield names.PROMPT_FIRST_CHANGE, parts[most.change].name + order
+        yield names.PROMPT_FIRST_CHANGE, part_name(parts[most.change]) + order
         yield names.PROMPT_CHANGE_AT, most.change_at
     if prefix.prompt is not most.prompt:
         yield names.PROMPT_PREFIX_REFERENCE, f"{prefix.prompt.span_id:016x}"

@@ -17,7 +17,7 @@ from base64 import urlsafe_b64encode
 from bisect import bisect_right
 from hashlib import blake2b
 from itertools import accumulate, chain, pairwise, repeat
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from llamatelemetry._limits import EMPTIED, Limit
 
@@ -165,39 +165,37 @@ def _type_name(value: Any) -> str:
     return type(value).__name__
 
 
-class Part(NamedTuple):
-    """Where a section is in its request: a field, or an item of a field."""
+Part: TypeAlias = "tuple[str, int | None, str, Any]"
+"""A part of a request: its field, its place in this field if that is a list, kind, and value."""
 
-    field: str
-    item: int | None
-    kind: str
-    value: Any
 
-    @property
-    def name(self) -> str:
-        """The place of the section, such as `tools[0]`, `messages[1] user` or `prompt`."""
-        if self.item is None:
-            return self.field
-        return f"{self.field}[{self.item}]{'' if self.kind == TOOLS else ' ' + self.kind}"
+def part_name(part: Part) -> str:
+    """Return the place of a part, such as `tools[0]`, `messages[1] user` or `prompt`."""
+    field, item, kind, _ = part
+    if item is None:
+        return field
+    return f"{field}[{item}]{'' if kind == TOOLS else ' ' + kind}"
 
 
 def parts_of(body: Mapping[str, Any]) -> list[Part]:
     """Return the parts of a request in the order of its prompt, which begins with the tools."""
-    parts = [
-        Part(name, index, TOOLS, tool)
-        for name in ("tools", "functions")
-        for index, tool in enumerate(_items(body.get(name)))
-    ]
+    parts: list[Part] = []
+    for name in ("tools", "functions"):
+        tools = body.get(name)
+        if tools:
+            parts += [(name, index, TOOLS, tool) for index, tool in enumerate(_items(tools))]
     for name in ("instructions", "system", "prompt", "input"):
         value = body.get(name)
+        if not value:
+            continue
         if name == "input" and isinstance(value, list):
             parts += _messages(name, value)
-        elif value and not _is_batch(value):
-            parts.append(Part(name, None, name, value))
+        elif not _is_batch(value):
+            parts.append((name, None, name, value))
     parts += _messages("messages", body.get("messages"))
     if len(parts) > _MOST_SECTIONS:
-        rest = [part.value for part in parts[_MOST_SECTIONS:]]
-        parts[_MOST_SECTIONS:] = [Part(_OTHER, None, _OTHER, rest)]
+        rest = [value for _, _, _, value in parts[_MOST_SECTIONS:]]
+        parts[_MOST_SECTIONS:] = [(_OTHER, None, _OTHER, rest)]
     return parts
 
 
@@ -212,16 +210,19 @@ def _is_batch(value: Any) -> bool:
 
 
 def _messages(field: str, values: Any) -> list[Part]:
-    return [Part(field, index, *_message(each)) for index, each in enumerate(_items(values))]
+    return [_message(field, index, message) for index, message in enumerate(_items(values))]
 
 
-def _message(message: Any) -> tuple[str, Any]:
+def _message(field: str, index: int, message: Any) -> Part:
     if type(message) is not dict:
-        return _OTHER, message
+        return field, index, _OTHER, message
     fields = cast("dict[str, Any]", message)
     role = fields.get("role")
-    kind = role if isinstance(role, str) and role in _ROLES else _OTHER
+    if not isinstance(role, str) or role not in _ROLES:
+        return field, index, _OTHER, fields
     # The usual message: its text is the whole content.
-    if len(fields) == 2 and type(fields.get("content")) is str and kind is not _OTHER:
-        return kind, fields["content"]
-    return kind, fields
+    if len(fields) == 2:
+        content = fields.get("content")
+        if type(content) is str:
+            return field, index, role, content
+    return field, index, role, fields

@@ -34,6 +34,7 @@ _LONGEST_INTERVAL_S: Final = 1.0
 # Of a core, for the samples and again for the search of busy threads.
 _SHARE: Final = 1 / 400
 _SEARCH_S: Final = 1.0
+# After the last call. The next one then needs neither a new thread nor a wake-up.
 _LINGERS_S: Final = 0.5
 _SAMPLES: Final = Limit(
     "server_samples", 16_000, "Samples of a server on this machine", "drops the older half"
@@ -158,6 +159,7 @@ class Server:
         self._processes: list[_Process] = []
         self._was_stopped = False
         self._search_at_s = 0.0
+        self._last_call_s = time.monotonic()
         # Of the sampling thread and the thread of a call that ends, one samples.
         self._permit: list[None] = [None]
 
@@ -166,6 +168,13 @@ class Server:
         processes, self._processes = self._processes, []
         for process in processes:
             process.close()
+
+    def is_in_use(self) -> bool:
+        """Return whether a call is open, or has been within the last half second."""
+        now_s = time.monotonic()
+        if self.calls:
+            self._last_call_s = now_s
+        return now_s - self._last_call_s < _LINGERS_S
 
     def sample(self, *, may_search: bool) -> None:
         """Take a sample, unless the last one is new.
@@ -293,8 +302,7 @@ class ServerSampler:
         self._servers = {}
         self._permit: list[None] = [None]  # of several callers, one starts the thread
         self._thread: threading.Thread | None = None
-        self._woken = threading.Event()
-        self._is_stopping = False
+        self._stopping = threading.Event()
 
     def open(self, origin: str, call: Any) -> Server | None:
         """Sample the server while the call is open. Return `None` if it is on another machine."""
@@ -304,12 +312,9 @@ class ServerSampler:
         if server is None:
             server = self._servers.setdefault(origin, Server(origin))
         server.calls.add(call)
-        self._is_stopping = False
         thread = self._thread
         if thread is None or not thread.is_alive():
             self._start_thread()
-        if not self._woken.is_set():
-            self._woken.set()
         return server
 
     def _start_thread(self) -> None:
@@ -318,8 +323,10 @@ class ServerSampler:
         except IndexError:
             return
         try:
+            if self._thread is not None and self._thread.is_alive():
+                return
             # Together with the thread: gevent may have replaced both.
-            self._woken = threading.Event()
+            self._stopping = threading.Event()
             thread = threading.Thread(
                 target=self._run, name="llamatelemetry-server-sampler", daemon=True
             )
@@ -332,37 +339,31 @@ class ServerSampler:
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the thread. Return whether it ended within the time. The next call starts it again."""
-        self._is_stopping = True
-        self._woken.set()
+        self._stopping.set()
         thread = self._thread
         if thread is not None:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
 
     def _run(self) -> None:
-        woken = self._woken
-        idle_since_s: float | None = None
-        while not self._is_stopping:
-            woken.clear()
+        stopping = self._stopping
+        pause_s = 0.0
+        while not stopping.wait(pause_s):
             started_ns = time.thread_time_ns()
-            in_use = [server for server in list(self._servers.values()) if server.calls]
+            in_use = [server for server in list(self._servers.values()) if server.is_in_use()]
+            if not in_use:
+                break
             for server in in_use:
                 try:
                     server.sample(may_search=True)
                 except Exception as error:
                     internal_errors.log_once("sampling a server", error)
-            if in_use:
-                idle_since_s = None
-                took_s = (time.thread_time_ns() - started_ns) / 1e9
-                # Not the event, which each new call sets.
-                time.sleep(min(max(INTERVAL_S, took_s / _SHARE), _LONGEST_INTERVAL_S))
-                continue
-            idle_since_s = time.monotonic() if idle_since_s is None else idle_since_s
-            left_s = idle_since_s + _LINGERS_S - time.monotonic()
-            if left_s <= 0:
-                break
-            woken.wait(left_s)
+            took_s = (time.thread_time_ns() - started_ns) / 1e9
+            pause_s = min(max(INTERVAL_S, took_s / _SHARE), _LONGEST_INTERVAL_S)
         self._end()
+        # A call may have begun while this thread still seemed to run.
+        if not stopping.is_set() and any(server.calls for server in list(self._servers.values())):
+            self._start_thread()
 
     def _end(self) -> None:
         self._thread = None
