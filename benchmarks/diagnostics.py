@@ -150,7 +150,7 @@ def sampling_share(origin: str) -> float:
     sampled.sample(may_search=True)
     started = time.thread_time()
     for _ in range(400):  # ten seconds
-        sampled._read()
+        sampled._read(is_quick=False)
     for _ in range(10):
         sampled._search()
     share = (time.thread_time() - started) / 10

@@ -124,8 +124,8 @@ class ClientMarks:
         if self._socket is not None:
             self._first_delay_s = socket_age_s(self._socket)
         # HTTP/1.1: version, status, reason, headers. HTTP/2: status, headers.
-        status = next((part for part in info["return_value"] if isinstance(part, int)), None)
-        self._set_status("" if status is None else str(status), at_ns)
+        first, second, *_ = info["return_value"]
+        self._set_status(str(first if isinstance(first, int) else second), at_ns)
 
     def _on_body_end(self, at_ns: int, _info: Mapping[str, Any]) -> None:
         if self._last_ns is None and self._headers_ns is not None:

@@ -201,7 +201,7 @@ def _server_figures(
     server: Server, outcome: Outcome, ended_ns: int
 ) -> Iterator[tuple[str, AttributeValue]]:
     """Yield what the server's processes did in each phase, or in all of the last attempt."""
-    server.sample(may_search=False)
+    server.sample(may_search=False, is_quick=outcome.error is None)
     attempt_ns = ended_ns - round(outcome.attempt_s * 1e9)
     phases = outcome.phases
     durations_s = () if phases is None else (phases.queue_s, phases.prefill_s, phases.decode_s)

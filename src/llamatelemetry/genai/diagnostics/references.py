@@ -7,6 +7,7 @@ token that differs. What it really had is in its own figures: here is only what 
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llamatelemetry._limits import Limit
@@ -42,12 +43,24 @@ class Prompt:
         has_failed: Whether the server did not evaluate it, such as one that is too long.
     """
 
-    __slots__ = ("has_failed", "sections", "span_id")
+    __slots__ = ("_marks", "has_failed", "sections", "span_id")
 
     def __init__(self, sections: Sequence[Section], span_id: int) -> None:
         self.sections = sections
         self.span_id = span_id
         self.has_failed = False
+        self._marks: set[Any] | None = None
+
+    def may_share(self, other: Prompt) -> bool:
+        """Return whether the prompts share a section, or one that starts or ends alike. It is quick."""
+        return not self.marks.isdisjoint(other.marks)
+
+    @property
+    def marks(self) -> set[Any]:
+        """The hashes of each section, of its first block and of its last."""
+        if self._marks is None:
+            self._marks = set(chain.from_iterable(section.marks for section in self.sections))
+        return self._marks
 
 
 class Shared(NamedTuple):
@@ -88,12 +101,13 @@ class PromptHistory:
         if earlier is None:
             earlier = self._prompts.setdefault(scope, deque(maxlen=_PROMPTS.most))
             _MODELS.trim(self._prompts)
-        found = _find(prompt.sections, list(earlier))
+        found = _find(prompt, list(earlier))
         _PROMPTS.append(earlier, prompt)
         return found
 
 
-def _find(new: Sequence[Section], earlier: Sequence[Prompt]) -> tuple[Shared, Shared] | None:
+def _find(newest: Prompt, earlier: Sequence[Prompt]) -> tuple[Shared, Shared] | None:
+    new = newest.sections
     if not new:
         return None
     candidates: list[tuple[int, int, Prompt]] = []  # prefix in characters and sections
@@ -114,7 +128,13 @@ def _find(new: Sequence[Section], earlier: Sequence[Prompt]) -> tuple[Shared, Sh
     compared = candidates[:_COMPARED_WHOLLY]
     if longest not in compared:
         compared.append(longest)
-    shares = [_compare(new, prompt, count, chars) for chars, count, prompt in compared]
+    shares = [
+        _compare(new, prompt, count, chars)
+        for chars, count, prompt in compared
+        if newest.may_share(prompt)
+    ]
+    if not shares:
+        return None
     # Of equals, the newest: `max` returns the first.
     most = max(shares, key=lambda shared: (shared.same_chars, shared.prefix_chars))
     prefix = max(shares, key=lambda shared: (shared.prefix_chars, shared is most))
@@ -171,10 +191,6 @@ def _partner(
     return None
 
 
-def _entry(section: Section) -> str:
-    return f"{section.kind}:{section.chars}:{section.digest}"
-
-
 def prompt_attributes(
     cache: SectionCache, sections: Sequence[Section]
 ) -> Iterator[tuple[str, AttributeValue]]:
@@ -186,17 +202,18 @@ def prompt_attributes(
     """
     if not sections:
         return
-    entries = [_entry(section) for section in sections[:_FIRST]]
+    entries = [section.entry for section in sections[:_FIRST]]
     start, last = _FIRST, len(sections) - _LAST
     while last - start >= _GROUP:
         end = start + _GROUP if len(entries) < _GROUPED_ENTRIES - 1 else last
         group = sections[start:end]
-        chars = sum(section.chars for section in group)
-        entries.append(f"*{len(group)}:{chars}:{cache.chain(group)}")
+        chars = sum([section.chars for section in group])
+        digest = cache.hash_of(tuple([section.digest for section in group]))
+        entries.append(f"*{len(group)}:{chars}:{digest}")
         start = end
-    entries += map(_entry, sections[start:])
+    entries += [section.entry for section in sections[start:]]
     yield names.PROMPT_SECTIONS, tuple(entries)
-    yield names.PROMPT_CHARS, sum(section.chars for section in sections)
+    yield names.PROMPT_CHARS, sum([section.chars for section in sections])
 
 
 def reference_attributes(

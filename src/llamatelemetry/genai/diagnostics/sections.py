@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from llamatelemetry._limits import EMPTIED, Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
+
+    from llamatelemetry._limits import Cached
 
 HASH_BYTES: Final = 6
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _OTHER: Final = "other"
 TOOLS: Final = "tools"
 _LIMIT: Final = Limit("prompt_sections", 4096, "Hashes of sections of prompts", EMPTIED)
+_GROUPS: Final = Limit("prompt_groups", 4096, "Hashes of several sections of prompts")
 _MOST_SECTIONS: Final = 1000
 """The sections after these are one section."""
 
@@ -48,21 +51,30 @@ class Section:
         kind: `tools`, a role, or the name of the field of the request.
         chars: Number of characters.
         digest: Keyed hash, as eight characters of URL-safe base64.
+        entry: How a span describes the section, such as `system:622:2f46q_Rs`.
         head: Hashes of the blocks from the start.
         tail: Hashes of the blocks from the end.
         is_known: Whether a prompt before the newest one had this section.
     """
 
-    __slots__ = ("chars", "digest", "head", "is_known", "kind", "tail")
+    __slots__ = ("chars", "digest", "entry", "head", "is_known", "kind", "tail")
 
     def __init__(self, kind: str, text: str, digest: str) -> None:
         self.kind = kind
         self.chars = chars = len(text)
         self.digest = digest
+        self.entry = f"{kind}:{chars}:{digest}"
         count = bisect_right(_BOUNDS, chars) - 1
         self.head = _packed_hashes(text, _HEAD[:count])
         self.tail = _packed_hashes(text, _TAIL[:count])
         self.is_known = False
+
+    @property
+    def marks(self) -> tuple[Any, ...]:
+        """The hash, and those of the first and the last block, which tell each other apart."""
+        if not self.head:
+            return (self.digest,)
+        return self.digest, (0, self.head[:_HASH]), (1, self.tail[:_HASH])
 
     def common_ends(self, other: Section) -> tuple[int, int]:
         """Return how many characters at the start, and at the end, are the same in both.
@@ -109,6 +121,8 @@ class SectionCache:
         self._hash = blake2b(key=key, digest_size=HASH_BYTES)
         self._known: dict[tuple[Any, ...], Section] = {}
         self._bytes = 0
+        self.hash_of: Cached[[tuple[str, ...]], str] = _GROUPS.cached(self._hash_of)
+        """Returns one hash for the hashes of several sections."""
 
     def sections_of(self, parts: Iterable[Part]) -> list[Section]:
         """Return the section of each part; none if one of them is not JSON."""
@@ -117,9 +131,8 @@ class SectionCache:
         except (TypeError, ValueError, RecursionError):
             return []
 
-    def chain(self, sections: Sequence[Section]) -> str:
-        """Return one hash for several sections."""
-        return self._digest("".join(section.digest for section in sections))
+    def _hash_of(self, digests: tuple[str, ...]) -> str:
+        return self._digest("".join(digests))
 
     def _section(self, kind: str, value: Any) -> Section:
         text: str | None = None

@@ -40,6 +40,8 @@ _SAMPLES: Final = Limit(
     "server_samples", 16_000, "Samples of a server on this machine", "drops the older half"
 )
 _NEW_NS: Final = 4_000_000
+# No server starts a process, loads a model and responds within this time.
+_SHORTEST_START_NS: Final = 50_000_000
 _THREADS: Final = 8
 _PROCESSES: Final = 8
 _STOPPED: Final = b"Tt"
@@ -107,8 +109,11 @@ class _Process:
                 file = os.open(f"/proc/{self.pid}/task/{thread}/schedstat", os.O_RDONLY)
                 self.threads[thread] = (file, _run_delay_ns(file))
 
-    def read(self) -> tuple[int, int, int, bool]:
+    def read(self, *, is_quick: bool) -> tuple[int, int, int, bool]:
         """Return CPU time, run delay and throttled time since the last reading; whether it is stopped.
+
+        Args:
+            is_quick: Whether to read only the first two.
 
         Raises:
             OSError: The process has ended.
@@ -116,8 +121,6 @@ class _Process:
         cpu_ns = time.clock_gettime_ns(self._clock)
         used_ns = 0 if self._cpu_ns is None else cpu_ns - self._cpu_ns
         self._cpu_ns = cpu_ns
-        # The name before the state may contain parentheses.
-        state = os.pread(self._stat, 512, 0).rpartition(b") ")[2][:1]
         longest_ns = 0
         for thread, (file, before_ns) in list(self.threads.items()):
             try:
@@ -127,9 +130,13 @@ class _Process:
                 continue
             self.threads[thread] = (file, delay_ns)
             longest_ns = max(longest_ns, delay_ns - before_ns)
+        if is_quick:
+            return used_ns, longest_ns, 0, False
+        # The name before the state may contain parentheses.
+        is_stopped = os.pread(self._stat, 512, 0).rpartition(b") ")[2][:1] in _STOPPED
         before_ns, self._throttled_ns = self._throttled_ns, self._limit.throttled_ns()
         throttled_ns = max(0, self._throttled_ns - before_ns)
-        return used_ns, longest_ns, throttled_ns, state in _STOPPED
+        return used_ns, longest_ns, throttled_ns, is_stopped
 
 
 def _started_ns(stat: bytes) -> int:
@@ -176,10 +183,13 @@ class Server:
             self._last_call_s = now_s
         return now_s - self._last_call_s < _LINGERS_S
 
-    def sample(self, *, may_search: bool) -> None:
+    def sample(self, *, may_search: bool, is_quick: bool = False) -> None:
         """Take a sample, unless the last one is new.
 
-        Search for processes and busy threads only if `may_search`.
+        Args:
+            may_search: Whether to search for processes and busy threads if it is time.
+            is_quick: Whether to read only CPU time and run delay, because the server has just
+                responded. Then it is not stopped, and the next sample has the throttled time.
         """
         if self.samples and time.perf_counter_ns() - self.samples[-1].at_ns < _NEW_NS:
             return
@@ -194,7 +204,7 @@ class Server:
                 pause_s = (time.thread_time_ns() - started_ns) / 1e9 / _SHARE
                 self._search_at_s = time.monotonic() + max(_SEARCH_S, pause_s)
             if self._processes:
-                self._read()
+                self._read(is_quick=is_quick)
         finally:
             self._permit.append(None)
 
@@ -214,11 +224,13 @@ class Server:
         for process in self._processes:
             process.follow(thread for _, thread, owner in busiest if owner is process)
 
-    def _read(self) -> None:
+    def _read(self, *, is_quick: bool) -> None:
         cpu_ns, longest_ns, throttled_ns, is_stopped = 0, 0, 0, False
         for process in list(self._processes):
             try:
-                used_ns, delay_ns, process_throttled_ns, is_process_stopped = process.read()
+                used_ns, delay_ns, process_throttled_ns, is_process_stopped = process.read(
+                    is_quick=is_quick
+                )
             except OSError:
                 self._processes.remove(process)
                 process.close()
@@ -249,6 +261,8 @@ class Server:
 
     def start_after(self, at_ns: int) -> int | None:
         """Return when the newest process of the server started, if that was after `at_ns`."""
+        if time.perf_counter_ns() - at_ns < _SHORTEST_START_NS:
+            return None
         started_ns = {process.pid: process.started_ns for process in list(self._processes)}
         # A process may have started and loaded a model since the last search. Shorter calls do not
         # pay for another one.
