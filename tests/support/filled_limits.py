@@ -135,6 +135,13 @@ def _prompts(count: int) -> Sized:
     return lambda: history._prompts["model"]
 
 
+def _prompt_groups(count: int) -> Sized:
+    cache = SectionCache(b"key")
+    for number in range(count):
+        cache.hash_of((f"hash {number}",))
+    return lambda: range(cache.hash_of.cache_info().currsize)
+
+
 def _prompt_sections(count: int) -> Sized:
     cache = SectionCache(b"key")
     for number in range(count):
@@ -153,7 +160,7 @@ def _loop_blocks(count: int) -> Sized:
 def _server_samples(count: int) -> Sized:
     server = server_process.Server("http://127.0.0.1:9")
     for _ in range(count):
-        server._read()
+        server._read(is_quick=False)
     return lambda: server.samples
 
 
@@ -316,6 +323,7 @@ FILLED: dict[str, tuple[Callable[[int], Sized], int]] = {
     "loop_blocks": (_loop_blocks, FEWER),
     "metric_series": (_metric_series, MANY),
     "openai_servers": (_openai_servers, FEWER),
+    "prompt_groups": (_prompt_groups, MANY),
     "prompt_models": (_prompt_models, MANY),
     "prompt_sections": (_prompt_sections, MANY),
     "prompts": (_prompts, FEWER),
