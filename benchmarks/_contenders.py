@@ -6,6 +6,7 @@ the machine affects all of them alike.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -41,11 +42,25 @@ def environment(name: str, requirements: list[str], *, on_top_of_this: bool = Fa
 
 
 class Worker:
-    """Process of a contender. It answers each line with a duration in nanoseconds."""
+    """Process of a contender. It answers each line with a duration in nanoseconds.
 
-    def __init__(self, python: Path, program: Path, name: str) -> None:
+    Args:
+        python: Interpreter of its environment.
+        program: Script to run.
+        arguments: Arguments of the script.
+        variables: Environment variables to add.
+    """
+
+    def __init__(
+        self,
+        python: Path,
+        program: Path,
+        *arguments: str,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._process = subprocess.Popen(
-            [str(python), str(program), name],
+            [str(python), str(program), *arguments],
+            env={**os.environ, **(variables or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -77,10 +92,17 @@ def take_turns(
     workers: Iterable[Worker], lines: Mapping[str, str], *, rounds: int, warm_up: int
 ) -> None:
     """Run each command on each worker once per round. `lines` maps the kinds of work to commands."""
-    order = list(workers)
+    take_different_turns({work: (line, workers) for work, line in lines.items()}, rounds, warm_up)
+
+
+def take_different_turns(
+    turns: Mapping[str, tuple[str, Iterable[Worker]]], rounds: int, warm_up: int
+) -> None:
+    """Run each kind of work, a command on some workers, once per round."""
     shuffle = random.Random(0).shuffle  # noqa: S311 - not used for cryptography
     for number in range(-warm_up, rounds):
-        for work, line in lines.items():
+        for work, (line, workers) in turns.items():
+            order = list(workers)
             shuffle(order)
             for worker in order:
                 worker.turn(work, line, keep=number >= 0)

@@ -1,5 +1,6 @@
 """One contender of `compare_openai.py`: an openai client over a mock transport, instrumented or bare.
 
+The arguments are the name of the contender and optionally a span processor of llamatelemetry.
 A line on standard input names a kind of work and the number of repetitions. The answer is the CPU
 time of this thread per repetition, in nanoseconds. llamatelemetry is imported only for its own
 contender, because the other environments do not have it.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -18,15 +20,43 @@ import openai
 CHUNKS = 1000
 _HEAD = {"id": "chatcmpl-1", "created": 1, "model": "smol", "system_fingerprint": "fp"}
 _USAGE = {"prompt_tokens": 21, "completion_tokens": 5, "total_tokens": 26}
+# What is different in a response of these servers.
+_LLAMA_CPP: dict[str, Any] = {
+    "system_fingerprint": "b6500-1a2b3c4d",
+    "timings": {
+        "cache_n": 16,
+        "prompt_n": 5,
+        "prompt_ms": 2.5,
+        "prompt_per_token_ms": 0.5,
+        "prompt_per_second": 2000.0,
+        "predicted_n": 5,
+        "predicted_ms": 4.5,
+        "predicted_per_token_ms": 0.9,
+        "predicted_per_second": 1111.1,
+    },
+}
+_VLLM: dict[str, Any] = {
+    "system_fingerprint": "vllm-0.32.0-6057df73",
+    "usage": {**_USAGE, "prompt_tokens_details": {"cached_tokens": 16}},
+    "prompt_logprobs": None,
+    "kv_transfer_params": None,
+    "metrics": {
+        "time_to_first_token_ms": 22.9,
+        "generation_time_ms": 26.9,
+        "queue_time_ms": 0.03,
+        "mean_itl_ms": 2.4,
+        "tokens_per_second": 240.9,
+    },
+}
 
 
-def instrument(name: str) -> None:
+def instrument(name: str, processor: str | None = None) -> None:
     """Instrument the client as the contender does."""
     if name == "bare":
         return
     from _dropping import global_providers
 
-    providers = global_providers()
+    providers = global_providers() if processor is None else _providers_with(processor)
     if name == "llamatelemetry":
         from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 
@@ -41,6 +71,27 @@ def instrument(name: str) -> None:
         from openinference.instrumentation.openai import OpenAIInstrumentor as OpenInference
 
         OpenInference().instrument(tracer_provider=providers["tracer_provider"])
+
+
+def _providers_with(processor: str) -> dict[str, Any]:
+    """Return providers with redaction by all patterns, or with a tail sampler that drops calls."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from _dropping import DroppingExporter, providers
+    from llamatelemetry.otel import RedactionSpanProcessor
+    from llamatelemetry.otel.sampling.rules import Policy
+    from llamatelemetry.otel.sampling.tail_sampler import TailSampler
+
+    traces, exporting = TracerProvider(), BatchSpanProcessor(DroppingExporter())
+    if processor == "redaction":
+        traces.add_span_processor(RedactionSpanProcessor(False, patterns=["all"]))
+        traces.add_span_processor(exporting)
+    else:
+        sampler = TailSampler(Policy.named("only_errors,only_slow", rate=0.0, slow_s=60.0))
+        sampler.add_span_processor(exporting)
+        traces.add_span_processor(sampler)
+    return {**providers(), "tracer_provider": traces}
 
 
 def _by_hand() -> None:
@@ -107,14 +158,14 @@ def _client(body: bytes, content_type: str) -> openai.OpenAI:
     return openai.OpenAI(base_url="http://llm.test/v1", api_key="none", http_client=http_client)
 
 
-def _plain() -> bytes:
+def _plain(**different: Any) -> bytes:
     choice = {
         "index": 0,
         "finish_reason": "stop",
         "message": {"role": "assistant", "content": "Hi"},
     }
     reply = {**_HEAD, "object": "chat.completion", "choices": [choice], "usage": _USAGE}
-    return json.dumps(reply).encode()
+    return json.dumps({**reply, **different}).encode()
 
 
 def _stream() -> bytes:
@@ -125,18 +176,24 @@ def _stream() -> bytes:
 
 def main() -> None:
     """Run commands until standard input ends."""
-    instrument(sys.argv[1])
-    plain, stream = _client(_plain(), "application/json"), _client(_stream(), "text/event-stream")
+    instrument(*sys.argv[1:])
+    stream = _client(_stream(), "text/event-stream")
     messages: list[Any] = [{"role": "user", "content": "Hi"}]
 
-    def call() -> None:
-        plain.chat.completions.create(model="smol", messages=messages)
+    def call(body: bytes) -> Callable[[], object]:
+        client = _client(body, "application/json")
+        return lambda: client.chat.completions.create(model="smol", messages=messages)
 
     def chunks() -> None:
         for _ in stream.chat.completions.create(model="smol", messages=messages, stream=True):
             pass
 
-    work = {"call": (call, 1), "chunk": (chunks, CHUNKS)}
+    work: dict[str, tuple[Callable[[], object], int]] = {
+        "call": (call(_plain()), 1),
+        "llama.cpp": (call(_plain(**_LLAMA_CPP)), 1),
+        "vllm": (call(_plain(**_VLLM)), 1),
+        "chunk": (chunks, CHUNKS),
+    }
     for line in sys.stdin:
         name, times = line.split()
         piece, parts = work[name]

@@ -1,4 +1,4 @@
-"""CPU time that each instrumentation of the openai client adds to a call and to a streamed chunk.
+"""CPU time that each instrumentation of the openai client adds, for calls, chunks and options.
 
 Each contender runs in its own environment under build/bench, which the first run creates. All
 contenders take short turns in every round (`_contenders.py`). Spans and metrics are on, and
@@ -6,8 +6,14 @@ exports are dropped. The results are microseconds of CPU of the calling thread, 
 rounds. The added time is the difference to the bare client in the same round, because other load
 on the machine slows all turns of a round alike. The memory layout makes each process a few
 microseconds faster or slower, so each contender has several processes, and its result is their
-mean. The last lines are the ratios to the best other instrumentation. `by hand` is not an
+mean. The last column is the ratio to the best other instrumentation. `by hand` is not an
 instrumentation: it creates the same span, attributes and measurements with OpenTelemetry alone.
+
+The rows of llama.cpp and vLLM are responses with the engine's timings. llamatelemetry also records
+phase spans and server metrics of them, the others record what they record of any response. With
+content, each contender captures it in its own way; OpenInference does so in every row. Redaction
+and tail sampling exist only in llamatelemetry. Their rows include capturing the content, and
+buffering and dropping each trace.
 
 The start is the CPU time of a fresh process for importing and instrumenting, without that of
 OpenTelemetry's API and SDK. It is the minimum of several processes.
@@ -22,8 +28,9 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-from _contenders import ROOT, Worker, environment, take_turns
+from _contenders import ROOT, Worker, environment, take_different_turns
 
 WORKER = Path(__file__).with_name("_openai_worker.py")
 STARTER = Path(__file__).with_name("_openai_start.py")
@@ -41,28 +48,82 @@ CONTENDERS = {
     "openinference": [OPENAI, SDK, "openinference-instrumentation-openai == 0.1.66"],
 }
 OTHERS = ("official", "openinference")
-# The command to a worker: a kind of work, and how often.
-WORK = {"call": "call 32", "chunk": "chunk 1"}
+OURS_ONLY = ("llamatelemetry",)
+
+
+class Row(NamedTuple):
+    """A kind of work under some options.
+
+    Attributes:
+        command: Command to the workers: the kind of work, and how often.
+        variables: Environment variables of the workers, which select the options.
+        processor: Span processor of llamatelemetry that the workers add.
+        contenders: Contenders that have this work or these options.
+    """
+
+    command: str
+    variables: dict[str, str] = {}  # noqa: RUF012 - not changed
+    processor: tuple[str, ...] = ()
+    contenders: tuple[str, ...] = (*OURS_ONLY, *OTHERS)
+
+
+CONTENT = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "SPAN_ONLY"}
+ROWS = {
+    "plain call": Row("call 32", contenders=(*OURS_ONLY, "by hand", *OTHERS)),
+    "streamed chunk": Row("chunk 1"),
+    "llama.cpp response": Row("llama.cpp 32"),
+    "vLLM response": Row("vllm 32"),
+    "unsampled call": Row("call 32", {"OTEL_TRACES_SAMPLER": "always_off"}),
+    "call, SDK disabled": Row("call 32", {"OTEL_SDK_DISABLED": "true"}),
+    "call, content": Row("call 32", CONTENT),
+    "call, redaction": Row("call 32", CONTENT, ("redaction",), OURS_ONLY),
+    "call, tail sampling": Row("call 32", {}, ("tail sampling",), OURS_ONLY),
+}
+BARE = Row("call 32")  # No option concerns the bare client.
 STARTS = 7
 PROCESSES = 3
 
 
-def added(workers: list[Worker], bare: list[float], work: str) -> float:
+def added(workers: list[Worker], bare: list[float], row: str) -> float:
     """Return the median added time over the rounds, as the mean of a contender's processes."""
     return statistics.mean(
         statistics.median(
-            with_it - without for with_it, without in zip(worker.figures[work], bare, strict=True)
+            with_it - without for with_it, without in zip(worker.figures[row], bare, strict=True)
         )
         for worker in workers
     )
 
 
-def by_round(workers: list[Worker], work: str) -> list[float]:
+def by_round(workers: list[Worker], row: str) -> list[float]:
     """Return the time of each round, as the mean of a contender's processes."""
     return [
         statistics.mean(took)
-        for took in zip(*(worker.figures[work] for worker in workers), strict=True)
+        for took in zip(*(worker.figures[row] for worker in workers), strict=True)
     ]
+
+
+class Processes:
+    """The running workers. Rows with the same options share the processes of a contender."""
+
+    def __init__(self) -> None:
+        self.pythons = {name: environment(name, needs) for name, needs in CONTENDERS.items()}
+        self._workers: dict[tuple[object, ...], list[Worker]] = {}
+
+    def of(self, name: str, row: Row) -> list[Worker]:
+        """Return the workers of a contender for a row. Starts them if they do not run."""
+        key = (name, *row.processor, *row.variables.items())
+        if key not in self._workers:
+            self._workers[key] = [
+                Worker(self.pythons[name], WORKER, name, *row.processor, variables=row.variables)
+                for _ in range(PROCESSES)
+            ]
+        return self._workers[key]
+
+    def close(self) -> None:
+        """End them all."""
+        for workers in self._workers.values():
+            for worker in workers:
+                worker.close()
 
 
 def start(name: str, python: Path) -> tuple[float, bool]:
@@ -78,36 +139,41 @@ def start(name: str, python: Path) -> tuple[float, bool]:
     return min(float(took) for took, _ in answers), answers[0][1] == "True"
 
 
+def print_rows(processes: Processes) -> None:
+    """Print the time of the bare client and what each contender adds to it, for each row."""
+    names = [name for name in CONTENDERS if name != "bare"]
+    print(f"{'adds, us':<22}{'bare takes':>15}" + "".join(f"{name:>15}" for name in names))
+    for title, row in ROWS.items():
+        bare = by_round(processes.of("bare", BARE), title)
+        adds = {name: added(processes.of(name, row), bare, title) for name in row.contenders}
+        cells = [f"{adds[name]:.1f}" if name in adds else "" for name in names]
+        others = [adds[name] for name in OTHERS if name in adds]
+        if others:
+            cells.append(f"{adds['llamatelemetry'] / min(others):.2f}")
+        line = "".join(f"{cell:>15}" for cell in cells)
+        print(f"{title:<22}{statistics.median(bare):>15.1f}{line}")
+
+
 def main() -> int:
-    """Run the rounds and print the table."""
+    """Run the rounds and print the tables."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    pythons = {name: environment(name, needs) for name, needs in CONTENDERS.items()}
-    workers = {
-        name: [Worker(python, WORKER, name) for _ in range(PROCESSES)]
-        for name, python in pythons.items()
+    processes = Processes()
+    turns = {
+        title: (
+            row.command,
+            [
+                *processes.of("bare", BARE),
+                *(worker for name in row.contenders for worker in processes.of(name, row)),
+            ],
+        )
+        for title, row in ROWS.items()
     }
-    everyone = [worker for of_one in workers.values() for worker in of_one]
-    take_turns(everyone, WORK, rounds=rounds, warm_up=3)
-    bare = {work: by_round(workers["bare"], work) for work in WORK}
-    call, chunk = (statistics.median(bare[work]) for work in WORK)
-    print(f"bare: {call:.0f} us a call, {chunk:.1f} us a chunk\n")
-    print(f"{'adds':<16}{'call, us':>10}{'chunk, us':>11}{'start, ms':>11}  imports openai")
-    adds = {
-        name: {work: added(of_one, bare[work], work) for work in WORK}
-        for name, of_one in workers.items()
-        if name != "bare"
-    }
-    for name, by_work in adds.items():
-        row = f"{name:<16}{by_work['call']:>10.0f}{by_work['chunk']:>11.1f}"
-        if name != "by hand":
-            took, imports_openai = start(name, pythons[name])
-            row += f"{took:>11.0f}  {'yes' if imports_openai else 'no'}"
-        print(row)
-    for work in WORK:
-        best = min(adds[name][work] for name in OTHERS)
-        print(f"llamatelemetry / best other, per {work}: {adds['llamatelemetry'][work] / best:.2f}")
-    for worker in everyone:
-        worker.close()
+    take_different_turns(turns, rounds, warm_up=3)
+    print_rows(processes)
+    processes.close()
+    for name in ("llamatelemetry", *OTHERS):
+        took_ms, imports_openai = start(name, processes.pythons[name])
+        print(f"start of {name}: {took_ms:.0f} ms", "with openai" if imports_openai else "")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from llamatelemetry.genai import (
@@ -41,27 +41,28 @@ def parse_request(
     client: Any, route: OpenAIRoute, url: str, body: Mapping[str, Any], *, is_stream: bool
 ) -> Request:
     """Return the request that a call starts with, without the parameters."""
-    return Request(
-        operation=route.operation,
-        task=route.task,
-        provider=PROVIDER_OPENAI,
-        # A request with the id of a response does not name a model.
-        model=None if route.is_by_id else model_name(body.get("model")) or _deployment(client),
-        # A URL with a host replaces the client's base URL.
-        server=_server_of_url(url) if "://" in url else server_of_client(client),
-        # Nor is it an inference request: `stream` only selects how the stored response is sent.
-        stream=is_stream and not route.is_by_id,
-        choice_count=parse_choice_count(body),
-        read_content=None if route.read_content is None else partial(route.read_content, body),
-        body=body,
-    )
+    # Fields are assigned, because a call with this many keyword arguments takes twice as long.
+    request = Request(route.operation, PROVIDER_OPENAI)
+    request.task = route.task
+    # A URL with a host replaces the client's base URL.
+    request.server = _server_of_url(url) if "://" in url else server_of_client(client)
+    # A request with the id of a response does not name a model. Nor is it an inference request:
+    # `stream` only selects how the stored response is sent.
+    if not route.is_by_id:
+        request.model = model_name(body.get("model")) or _deployment(client)
+        request.stream = is_stream
+    request.choice_count = parse_choice_count(body)
+    if route.read_content is not None:
+        request.read_content = partial(route.read_content, body)
+    request.body = body
+    return request
 
 
 def read_body(options: Any) -> Mapping[str, Any]:
     """Return the JSON body of a request. `extra_body` is merged as the client merges it."""
     body, extra = options.json_data, options.extra_json
     if isinstance(body, dict) and not extra:
-        return cast("dict[str, Any]", body)
+        return body  # type: ignore[reportUnknownVariableType]
     return {**as_dict(body), **as_dict(extra)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import (
     Limit,
@@ -31,7 +31,7 @@ def record_result(
     """
     try:
         # Not `type(result)`: another instrumentation may have put a proxy around the result.
-        kind = _kind_of(cast("type[Any]", result.__class__))
+        kind = _kind_of(result.__class__)
         if kind is _Kind.STREAM:
             observe_stream(call, route, result, is_async=is_async)
         elif kind is _Kind.PARSED:
@@ -72,15 +72,16 @@ def parse_failed_call(
 
 def record_headers(call: Call, http: Any) -> None:
     """Record the provider, the served model and requested headers of an HTTP response."""
+    headers = http.headers
     if call.instrumenter.config.response_headers:
-        call.record_response_headers(http.headers)
-    provider = provider_from_headers(http.headers)
+        call.record_response_headers(headers)
+    provider = provider_from_headers(headers)
     if provider is not None:
         call.set_provider(provider)
-        call.header_timings = read_engine_headers(http.headers, provider)
+        call.header_timings = read_engine_headers(headers, provider)
     elif call.request.provider == PROVIDER_AZURE_OPENAI:
         # The body has the name of the deployment, this header the model behind it.
-        call.served_model = model_name(http.headers.get("x-ms-served-model"))
+        call.served_model = model_name(headers.get("x-ms-served-model"))
 
 
 class _Kind(Enum):

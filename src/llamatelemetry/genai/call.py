@@ -129,9 +129,10 @@ class Instrumenter:
             else self.servers.providers.get(server.origin) or server.provider or request.provider
         )
         target: SpanTarget | None = None
+        context = context_api.get_current()
         # In an empty context nothing is suppressed or open, except for spans of some frameworks.
         # The check of `are_loaded` is repeated here, because each call passes it.
-        if context_api.get_current() or not modules.keys().isdisjoint(INSTRUMENTATIONS):
+        if context or not modules.keys().isdisjoint(INSTRUMENTATIONS):
             if not is_instrumentation_enabled():
                 return None
             enclosing = _enclosing_call(request)
@@ -145,7 +146,7 @@ class Instrumenter:
                     target = ExternalSpanTarget(self, external)
                 elif is_suppressed():
                     return None
-        return Call(self, request, kind, target, started_ns)
+        return Call(self, request, kind, target, context, started_ns=started_ns)
 
     def enclosing_call(self, request: Request) -> Call | None:
         """Return the open call, of any plugin, that this request is already part of."""
@@ -203,6 +204,8 @@ class Call:
         request: Request,
         kind: SpanKind,
         target: SpanTarget | None,
+        context: Context,
+        *,
         started_ns: int | None = None,
     ) -> None:
         self.instrumenter = instrumenter
@@ -232,8 +235,7 @@ class Call:
         self._content: CallContent | None = None
         self._outer: Context | None = None
         if target is None:
-            self._context = context_api.get_current()
-            self._open_span(kind)
+            self._open_span(kind, context)
         else:
             self.span = target.span
         content = self._content
@@ -244,16 +246,16 @@ class Call:
             self.diagnostics = instrumenter.diagnostics.start(request, self.span, self._started_ns)
         request.read_content = request.body = None  # They refer to the whole request.
 
-    def _open_span(self, kind: SpanKind) -> None:
+    def _open_span(self, kind: SpanKind, context: Context) -> None:
         instrumenter, request = self.instrumenter, self.request
-        agent = current_agent(self._context) if self._context else None
+        agent = current_agent(context) if context else None
         if agent is not None and request.operation in INFERENCE_OPERATIONS:
             agent.count_inference_call()
         title = request.operation or request.task or "call"
         try:
             self.span: Span = instrumenter.tracer.start_span(
                 f"{title} {request.model}" if request.model else title,
-                self._context,
+                context,
                 kind=kind,
                 attributes=spans.start_attributes(request),
                 start_time=self._started_wall_ns,
@@ -262,9 +264,9 @@ class Call:
             # A sampler or a span processor of the application has raised. The metrics are
             # recorded, and what happens inside the call belongs to the span around it.
             internal_errors.log_once("starting a call's span", failure)
-            around = trace.get_current_span(self._context).get_span_context()
+            around = trace.get_current_span(context).get_span_context()
             self.span = trace.NonRecordingSpan(around)
-        self._context = trace.set_span_in_context(self.span, self._context)
+        self._context = trace.set_span_in_context(self.span, context)
         observer = spans.DroppedSpans.observer
         if observer is not None and spans.is_dropped(self.span):
             observer.on_dropped_span_start(self.span, request, kind, instrumenter.scope)
@@ -471,15 +473,20 @@ class Call:
     def _outcome(self, response: Response, error: BaseException | None, ended_ns: int) -> Outcome:
         started_ns, attempt_ns = self._started_ns, self._attempt_ns
         wall_ns = self._started_wall_ns - started_ns
+        failure = response.error if error is None else describe_error(error)
+        duration_s, attempt_s = (ended_ns - started_ns) / 1e9, (ended_ns - attempt_ns) / 1e9
+        attempt_wall_ns, ended_wall_ns = wall_ns + attempt_ns, wall_ns + ended_ns
+        resend_count = self.attempts - 1 if self.attempts else 0
+        # By position, because a call with this many keyword arguments takes twice as long.
         outcome = Outcome(
-            request=self.request,
-            response=response,
-            error=response.error if error is None else describe_error(error),
-            duration_s=(ended_ns - started_ns) / 1e9,
-            attempt_s=(ended_ns - attempt_ns) / 1e9,
-            attempt_wall_ns=wall_ns + attempt_ns,
-            ended_wall_ns=wall_ns + ended_ns,
-            resend_count=max(0, self.attempts - 1),
+            self.request,
+            response,
+            failure,
+            duration_s,
+            attempt_s,
+            attempt_wall_ns,
+            ended_wall_ns,
+            resend_count,
         )
         first_chunk_ns, first_token_ns = self.first_chunk_ns, self.first_token_ns
         if first_chunk_ns is not None:

@@ -197,7 +197,7 @@ class Response:
         _fill(self, other)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Phases:
     """Phases of one call in the engine, in seconds; `None` is unknown.
 

@@ -73,15 +73,8 @@ def measure_phases(
     request_s: float | None = None
     if adjoin and queue_s is not None and prefill_s is not None and decode_s is not None:
         request_s = queue_s + prefill_s + decode_s
-    return Phases(
-        prefill_s=prefill_s,
-        decode_s=decode_s,
-        queue_s=queue_s,
-        queue_source=source,
-        time_per_output_token_s=_per_token_s(timings),
-        time_to_first_token_s=first_s,
-        request_s=request_s,
-    )
+    token_s = _per_token_s(timings)
+    return Phases(prefill_s, decode_s, queue_s, source, token_s, first_s, request_s)
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from operator import getitem, is_
+from sys import modules
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ _TRACEPARENT: Final = TRACEPARENT.encode()
 _HANDLERS: Final = frozenset({"handle_request", "handle_async_request"})
 _type_of: Final = cast("Callable[[Any], type[Any]]", type)
 _NO_MEMBERS: Final[Mapping[str, Any]] = {}
+_HTTPX_INSTRUMENTATION: Final = "opentelemetry.instrumentation.httpx"  # of httpx2, too
 _APPLIED_TO_REQUESTS: Final = "opentelemetry_instrumentation_requests_applied"
 
 
@@ -84,7 +86,9 @@ class Propagation:
         )
         if not is_valid:
             return
-        written = f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}"
+        # Not a format specification, which takes twice as long for integers of this length.
+        ids = f"{trace_id.to_bytes(16).hex()}-{span_id.to_bytes(8).hex()}"
+        written = f"00-{ids}-{flags.to_bytes(1).hex()}"
         if entries is None:
             headers[TRACEPARENT] = written
         else:
@@ -122,6 +126,8 @@ def _is_left_to_http(http_client: Any, url: Any) -> bool:
         # The instrumentations of aiohttp and urllib3 replace the header if they are active.
         is_left = hasattr(send, _APPLIED_TO_REQUESTS)  # requests
         return is_left and _is_recorded_by_http(send, "REQUESTS", url)
+    if _HTTPX_INSTRUMENTATION not in modules:
+        return False
     transport: Any = find(url)
     handling = _transport_methods(_type_of(transport))
     wrapper: Any = None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import compress
-from operator import attrgetter, is_not
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.trace import NonRecordingSpan, Status, StatusCode
@@ -29,7 +27,14 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from llamatelemetry.genai.errors import ErrorInfo
-    from llamatelemetry.genai.model import Outcome, Phases, Request, Response
+    from llamatelemetry.genai.model import (
+        EngineTimings,
+        Outcome,
+        Phases,
+        Request,
+        Response,
+        Usage,
+    )
 
 
 class DroppedSpanObserver(Protocol):
@@ -63,16 +68,19 @@ def is_dropped(span: Span) -> bool:
 
 def call_attributes(request: Request, response_model: str | None) -> dict[str, AttributeValue]:
     """Return the attributes that spans and metrics of a call share: few, of low cardinality."""
+    attributes: dict[str, AttributeValue] = {names.GEN_AI_PROVIDER_NAME: request.provider}
+    if request.operation is not None:
+        attributes[names.GEN_AI_OPERATION_NAME] = request.operation
+    if request.model is not None:
+        attributes[names.GEN_AI_REQUEST_MODEL] = request.model
+    if response_model is not None:
+        attributes[names.GEN_AI_RESPONSE_MODEL] = response_model
     server = request.server
-    known = (
-        (names.GEN_AI_PROVIDER_NAME, request.provider),
-        (names.GEN_AI_OPERATION_NAME, request.operation),
-        (names.GEN_AI_REQUEST_MODEL, request.model),
-        (names.GEN_AI_RESPONSE_MODEL, response_model),
-        (names.SERVER_ADDRESS, None if server is None else server.address),
-        (names.SERVER_PORT, None if server is None else server.port),
-    )
-    return {name: value for name, value in known if value is not None}
+    if server is not None:
+        attributes[names.SERVER_ADDRESS] = server.address
+        if server.port is not None:
+            attributes[names.SERVER_PORT] = server.port
+    return attributes
 
 
 def start_attributes(request: Request) -> dict[str, AttributeValue]:
@@ -110,11 +118,8 @@ def event_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
 
 def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     request, response = outcome.request, outcome.response
-    values = _values_of(response)
     attributes = dict(request.parameters)
-    attributes.update(compress(zip(_ATTRIBUTES, values, strict=True), map(_is_known, values)))
-    if response.finish_reasons:
-        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
+    _add_response(attributes, response)
     if outcome.resend_count:
         attributes[names.HTTP_REQUEST_RESEND_COUNT] = outcome.resend_count
     if request.stream:
@@ -124,7 +129,7 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
     if outcome.error is not None:
         attributes.update(_known(_error_attributes(outcome.error)))
     if outcome.phases is not None:
-        attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
+        attributes.update(_phase_attributes(outcome, outcome.phases))
     elif request.provider == PROVIDER_LLAMA_CPP:
         attributes.update(_known(_untimed_attributes(outcome)))
     # Fast path: most servers have no such attributes.
@@ -132,8 +137,33 @@ def _span_attributes(outcome: Outcome) -> dict[str, AttributeValue]:
         attributes.update(_server_attributes(outcome))
     attributes.update(response.attributes)
     if request.provider not in OPENAI_PROVIDERS:
-        attributes = {k: v for k, v in attributes.items() if not k.startswith("openai.")}
+        for name in _OPENAI_ATTRIBUTES:
+            attributes.pop(name, None)
     return attributes
+
+
+def _add_response(attributes: dict[str, AttributeValue], response: Response) -> None:
+    """Add the fields of a response. Most responses have the first six, and few have another one."""
+    usage = response.usage
+    if response.finish_reasons:
+        attributes[names.GEN_AI_RESPONSE_FINISH_REASONS] = response.finish_reasons
+    if response.id is not None:
+        attributes[names.GEN_AI_RESPONSE_ID] = response.id
+    if response.model is not None:
+        attributes[names.GEN_AI_RESPONSE_MODEL] = response.model
+    if response.system_fingerprint is not None:
+        attributes[names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT] = response.system_fingerprint
+    if usage.input_tokens is not None:
+        attributes[names.GEN_AI_USAGE_INPUT_TOKENS] = usage.input_tokens
+    if usage.output_tokens is not None:
+        attributes[names.GEN_AI_USAGE_OUTPUT_TOKENS] = usage.output_tokens
+    for attribute_by_field, values, unknown in (
+        (_RARE_FIELDS, _rare_fields_of(response), _NO_RARE_FIELDS),
+        (_USAGE_DETAILS, _usage_details_of(usage), _NO_USAGE_DETAILS),
+    ):
+        if values != unknown:
+            found = zip(attribute_by_field.values(), values, strict=True)
+            attributes.update(_known(found))
 
 
 def _error_attributes(error: ErrorInfo) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -151,7 +181,7 @@ def enrich_span(span: Span, outcome: Outcome, *, provider_proved: bool) -> None:
     """
     attributes = {**_server_attributes(outcome), **outcome.response.attributes}
     if outcome.phases is not None:
-        attributes.update(_known(_phase_attributes(outcome, outcome.phases)))
+        attributes.update(_phase_attributes(outcome, outcome.phases))
     present: Mapping[str, Any] = getattr(span, "attributes", None) or {}
     if provider_proved and present.get(names.GEN_AI_PROVIDER_NAME) == PROVIDER_OPENAI:
         attributes[names.GEN_AI_PROVIDER_NAME] = outcome.request.provider
@@ -175,34 +205,35 @@ def _known(pairs: Iterable[tuple[str, AttributeValue | None]]) -> dict[str, Attr
     return {name: value for name, value in pairs if value is not None}
 
 
-_ATTRIBUTE_BY_FIELD: Final = {
-    "id": names.GEN_AI_RESPONSE_ID,
-    "model": names.GEN_AI_RESPONSE_MODEL,
+_RARE_FIELDS: Final = {
     "status": names.GEN_AI_RESPONSE_STATUS,
     "conversation_id": names.GEN_AI_CONVERSATION_ID,
     "service_tier": names.OPENAI_RESPONSE_SERVICE_TIER,
-    "system_fingerprint": names.OPENAI_RESPONSE_SYSTEM_FINGERPRINT,
     "compacted": names.GEN_AI_CONVERSATION_COMPACTED,
-    "usage.input_tokens": names.GEN_AI_USAGE_INPUT_TOKENS,
-    "usage.output_tokens": names.GEN_AI_USAGE_OUTPUT_TOKENS,
-    "usage.cache_read_tokens": names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
-    "usage.cache_write_tokens": names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
-    "usage.reasoning_tokens": names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
-    "usage.text_input_tokens": names.GEN_AI_USAGE_TEXT_INPUT_TOKENS,
-    "usage.image_input_tokens": names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS,
-    "usage.audio_input_tokens": names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
-    "usage.text_cache_read_tokens": names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS,
-    "usage.image_cache_read_tokens": names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS,
-    "usage.audio_cache_read_tokens": names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS,
-    "usage.text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
-    "usage.image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
-    "usage.audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
-    "usage.cost": names.GEN_AI_USAGE_COST,
 }
-_ATTRIBUTES: Final = tuple(_ATTRIBUTE_BY_FIELD.values())
-# Not a Python loop, because every call passes here and most fields are unknown.
-_values_of: Final[Callable[[Response], tuple[Any, ...]]] = attrgetter(*_ATTRIBUTE_BY_FIELD)
-_is_known: Final[Callable[[Any], bool]] = partial(is_not, None)
+_USAGE_DETAILS: Final = {
+    "cache_read_tokens": names.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+    "cache_write_tokens": names.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+    "reasoning_tokens": names.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
+    "text_input_tokens": names.GEN_AI_USAGE_TEXT_INPUT_TOKENS,
+    "image_input_tokens": names.GEN_AI_USAGE_IMAGE_INPUT_TOKENS,
+    "audio_input_tokens": names.GEN_AI_USAGE_AUDIO_INPUT_TOKENS,
+    "text_cache_read_tokens": names.GEN_AI_USAGE_TEXT_CACHE_READ_INPUT_TOKENS,
+    "image_cache_read_tokens": names.GEN_AI_USAGE_IMAGE_CACHE_READ_INPUT_TOKENS,
+    "audio_cache_read_tokens": names.GEN_AI_USAGE_AUDIO_CACHE_READ_INPUT_TOKENS,
+    "text_output_tokens": names.GEN_AI_USAGE_TEXT_OUTPUT_TOKENS,
+    "image_output_tokens": names.GEN_AI_USAGE_IMAGE_OUTPUT_TOKENS,
+    "audio_output_tokens": names.GEN_AI_USAGE_AUDIO_OUTPUT_TOKENS,
+    "cost": names.GEN_AI_USAGE_COST,
+}
+# Read and compared at once, because every call passes here.
+_rare_fields_of: Final[Callable[[Response], tuple[Any, ...]]] = attrgetter(*_RARE_FIELDS)
+_usage_details_of: Final[Callable[[Usage], tuple[Any, ...]]] = attrgetter(*_USAGE_DETAILS)
+_NO_RARE_FIELDS: Final = (None,) * len(_RARE_FIELDS)
+_NO_USAGE_DETAILS: Final = (None,) * len(_USAGE_DETAILS)
+_OPENAI_ATTRIBUTES: Final[tuple[str, ...]] = tuple(
+    value for name, value in vars(names).items() if name.startswith("OPENAI_")
+)
 
 
 def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue | None]]:
@@ -214,51 +245,55 @@ def _untimed_attributes(outcome: Outcome) -> Iterator[tuple[str, AttributeValue 
         yield names.QUEUE_SOURCE, "header"
 
 
-def _phase_attributes(
-    outcome: Outcome, phases: Phases
-) -> Iterator[tuple[str, AttributeValue | None]]:
-    yield from _queue_attributes(phases)
-    yield from _prefill_attributes(outcome, phases)
-    yield from _decode_attributes(outcome, phases)
+def _phase_attributes(outcome: Outcome, phases: Phases) -> dict[str, AttributeValue]:
+    timings = outcome.response.timings
+    attributes = _queue_attributes(phases)
+    if timings is not None:
+        attributes |= _prefill_attributes(timings, phases)
+        attributes |= _decode_attributes(timings, phases)
     # The client's measurement if there is one, otherwise the server's figure.
-    first_token_s = (
-        outcome.first_token_s if outcome.first_token_s is not None else phases.time_to_first_token_s
-    )
-    yield names.TTFT_MS, _milliseconds(first_token_s)
-    yield names.SERVER_TIME_TO_FIRST_TOKEN, phases.time_to_first_token_s
-    yield names.SERVER_TIME_PER_OUTPUT_TOKEN, phases.time_per_output_token_s
+    first_token_s = outcome.first_token_s
+    if first_token_s is None:
+        first_token_s = phases.time_to_first_token_s
+    if first_token_s is not None:
+        attributes[names.TTFT_MS] = first_token_s * 1000
+    if phases.time_to_first_token_s is not None:
+        attributes[names.SERVER_TIME_TO_FIRST_TOKEN] = phases.time_to_first_token_s
+    if phases.time_per_output_token_s is not None:
+        attributes[names.SERVER_TIME_PER_OUTPUT_TOKEN] = phases.time_per_output_token_s
+    return attributes
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000
+def _queue_attributes(phases: Phases) -> dict[str, AttributeValue]:
+    if phases.queue_source is None or phases.queue_s is None:
+        return {}
+    return {names.QUEUE_DURATION: phases.queue_s, names.QUEUE_SOURCE: phases.queue_source}
 
 
-def _queue_attributes(phases: Phases) -> Iterator[tuple[str, AttributeValue | None]]:
-    if phases.queue_source is not None:
-        yield names.QUEUE_DURATION, phases.queue_s
-        yield names.QUEUE_SOURCE, phases.queue_source
+def _prefill_attributes(timings: EngineTimings, phases: Phases) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {}
+    if phases.prefill_s is not None:
+        attributes[names.PREFILL_MS] = phases.prefill_s * 1000
+    if timings.prompt_tokens is not None:
+        attributes[names.PROMPT_TOKENS] = timings.prompt_tokens
+    if timings.cached_tokens is not None:
+        attributes[names.CACHED_TOKENS] = timings.cached_tokens
+    return attributes
 
 
-def _prefill_attributes(
-    outcome: Outcome, phases: Phases
-) -> Iterator[tuple[str, AttributeValue | None]]:
-    timings = outcome.response.timings
-    if timings is not None:
-        yield names.PREFILL_MS, _milliseconds(phases.prefill_s)
-        yield names.PROMPT_TOKENS, timings.prompt_tokens
-        yield names.CACHED_TOKENS, timings.cached_tokens
-
-
-def _decode_attributes(
-    outcome: Outcome, phases: Phases
-) -> Iterator[tuple[str, AttributeValue | None]]:
-    timings = outcome.response.timings
-    if timings is not None:
-        yield names.DECODE_MS, _milliseconds(phases.decode_s)
-        yield names.TPOT_MS, _milliseconds(phases.time_per_output_token_s)
-        yield names.PREDICTED_TOKENS, timings.predicted_tokens
-        yield names.DRAFTED_TOKENS, timings.drafted_tokens
-        yield names.ACCEPTED_TOKENS, timings.accepted_tokens
+def _decode_attributes(timings: EngineTimings, phases: Phases) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {}
+    if phases.decode_s is not None:
+        attributes[names.DECODE_MS] = phases.decode_s * 1000
+    if phases.time_per_output_token_s is not None:
+        attributes[names.TPOT_MS] = phases.time_per_output_token_s * 1000
+    if timings.predicted_tokens is not None:
+        attributes[names.PREDICTED_TOKENS] = timings.predicted_tokens
+    if timings.drafted_tokens is not None:
+        attributes[names.DRAFTED_TOKENS] = timings.drafted_tokens
+    if timings.accepted_tokens is not None:
+        attributes[names.ACCEPTED_TOKENS] = timings.accepted_tokens
+    return attributes
 
 
 def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> None:
@@ -268,22 +303,21 @@ def record_phase_spans(tracer: Tracer, context: Context, outcome: Outcome) -> No
     unknown, so is the start of those after it, and they are not recorded. It raises nothing: a
     sampler or a span processor of the application may fail.
     """
-    phases = outcome.phases
-    if phases is None or phases.queue_s is None:
+    phases, timings = outcome.phases, outcome.response.timings
+    if phases is None or timings is None or phases.queue_s is None:
         return
     at_ns = outcome.attempt_wall_ns
     for name, duration_s, attributes in (
         *([("queue", phases.queue_s, _queue_attributes(phases))] if phases.queue_source else []),
-        ("prefill", phases.prefill_s, _prefill_attributes(outcome, phases)),
-        ("decode", phases.decode_s, _decode_attributes(outcome, phases)),
+        ("prefill", phases.prefill_s, _prefill_attributes(timings, phases)),
+        ("decode", phases.decode_s, _decode_attributes(timings, phases)),
     ):
         if duration_s is None:
             return
         until_ns = at_ns + round(duration_s * 1e9)
-        known = _known(attributes)
-        known[names.PHASE] = name
+        attributes[names.PHASE] = name
         try:
-            tracer.start_span(name, context, attributes=known, start_time=at_ns).end(until_ns)
+            tracer.start_span(name, context, attributes=attributes, start_time=at_ns).end(until_ns)
         except Exception as error:
             internal_errors.log_once("recording a phase", error)
         at_ns = until_ns

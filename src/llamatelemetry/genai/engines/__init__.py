@@ -112,11 +112,11 @@ def read_engine(fields: Mapping[str, Any], usage: Any) -> EngineReport:
 
 
 def _read_timings(fields: Mapping[str, Any], usage: Mapping[str, Any]) -> EngineTimings | None:
-    for name in _READER_BY_FIELD.keys() & fields.keys():
-        if (found := _READER_BY_FIELD[name](fields, usage)) is not None:
+    for name, read in _READER_BY_FIELD.items():
+        if name in fields and (found := read(fields, usage)) is not None:
             return found
-    for name in _READER_BY_USAGE_FIELD.keys() & usage.keys():
-        if (found := _READER_BY_USAGE_FIELD[name](fields, usage)) is not None:
+    for name, read in _READER_BY_USAGE_FIELD.items():
+        if name in usage and (found := read(fields, usage)) is not None:
             return found
     return read_sglang(fields, usage)  # Its figures are in the choice.
 

@@ -85,15 +85,14 @@ class ChatAccumulator:
         if not self._is_named:
             self._read_head(fields)
         usage, timings = fields.get("usage"), fields.get("timings")
-        choices: Sequence[Any] | None = fields.get("choices")
+        choices: Any = fields.get("choices")
         if usage is not None or timings is not None:
             self._add_counts(usage, timings, as_list(choices))
             self._add_engine(fields)
         if not choices:
             self._error = self._error or find_reported_error(fields)
-        if not isinstance(choices, (list, tuple)):
             return self._has_token
-        for position, choice in enumerate(choices):
+        for position, choice in enumerate(as_list(choices)):
             # Not `as_fields`: the models declare these fields, and this takes half as long.
             parts: Mapping[str, Any] = getattr(choice, "__dict__", None) or as_dict(choice)
             if not self._has_token:

@@ -7,7 +7,7 @@ llama.cpp's `timings`, are parsed wherever they occur.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.genai.content.messages import parse_choices
 from llamatelemetry.genai.engines import (
@@ -24,13 +24,13 @@ from llamatelemetry.genai.errors import (
 )
 from llamatelemetry.genai.json_access import (
     as_count,
+    as_dict,
     as_fields,
     as_float,
     as_int,
     as_list,
     as_str,
     get_field,
-    get_strs,
     model_name,
 )
 from llamatelemetry.genai.model import Response, Usage
@@ -167,21 +167,20 @@ def parse_response(reply: Any) -> Response:
     usage, choices = fields.get("usage"), fields.get("choices")
     if usage is None:
         usage = find_usage(fields)
-    response_id, tier, fingerprint = get_strs(fields, "id", "service_tier", "system_fingerprint")
+    fingerprint = as_str(fields.get("system_fingerprint"))
     provider, timings = None, None
     if mentions_engine(fields, usage, fingerprint):
         provider, timings = read_engine(fields, usage)
-    response = Response(
-        id=response_id,
-        model=model_name(fields.get("model")),
-        finish_reasons=_finish_reasons(choices),
-        usage=parse_usage(usage, timings),
-        timings=timings,
-        provider=provider,
-        service_tier=tier,
-        system_fingerprint=fingerprint,
-        read_content=partial(parse_choices, choices),
-    )
+    # Fields are assigned, because a call with this many keyword arguments takes twice as long.
+    response = Response(usage=parse_usage(usage, timings))
+    response.id = as_str(fields.get("id"))
+    response.model = model_name(fields.get("model"))
+    response.finish_reasons = _finish_reasons(choices)
+    response.timings = timings
+    response.provider = provider
+    response.service_tier = as_str(fields.get("service_tier"))
+    response.system_fingerprint = fingerprint
+    response.read_content = partial(parse_choices, choices)
     # Fast path: a response with choices and without these fields is not an error.
     if not choices or not ERROR_FIELDS.isdisjoint(fields):
         response.error = find_reported_error(reply)
@@ -204,34 +203,32 @@ def mentions_engine(fields: Mapping[str, Any], usage: Any, fingerprint: str | No
         fingerprint is not None and fingerprint.startswith(PROVING_PREFIXES)
     ):
         return True
-    if not ENGINE_USAGE_FIELDS.isdisjoint(_undeclared(usage)):
-        return True
     metadata = fields.get("metadata")
     if isinstance(metadata, dict) and "weight_version" in metadata:
         return True
-    choices: Any = fields.get("choices")
-    if not choices or not isinstance(choices, list):
-        return False
-    return not ENGINE_CHOICE_FIELDS.isdisjoint(_undeclared(cast("list[Any]", choices)[0]))
+    choices = as_list(fields.get("choices"))
+    return _has_undeclared(usage, ENGINE_USAGE_FIELDS) or (
+        bool(choices) and _has_undeclared(choices[0], ENGINE_CHOICE_FIELDS)
+    )
 
 
-def _undeclared(value: Any) -> Mapping[str, Any]:
-    """Return the fields that a client's model does not declare, or all fields of a dict.
+def _has_undeclared(value: Any, fields: frozenset[str]) -> bool:
+    """Return whether a value has one of some fields, which no client's model declares.
 
-    They are few, and merging them with the declared ones would take ten times as long.
+    The undeclared fields of a model are few, and merging them with the declared ones would take
+    ten times as long.
     """
-    if isinstance(value, dict):
-        return cast("dict[str, Any]", value)
-    return getattr(value, "__pydantic_extra__", None) or {}
+    found = getattr(value, "__pydantic_extra__", value)
+    return bool(found) and not fields.isdisjoint(as_dict(found))
 
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """Return one reason per choice, in order; `error` for a choice without one beside others."""
-    if not isinstance(choices, (list, tuple)):
-        return ()
-    found = [get_strs(choice, "finish_reason")[0] for choice in cast("list[Any]", choices)]
-    if len(found) == 1:
-        return () if found[0] is None else (found[0],)
+    given = as_list(choices)
+    if len(given) == 1:
+        reason = as_str(get_field(given[0], "finish_reason"))
+        return () if reason is None else (reason,)
+    found = [as_str(get_field(choice, "finish_reason")) for choice in given]
     return tuple(reason or "error" for reason in found) if any(found) else ()
 
 
@@ -258,13 +255,10 @@ def correct_undercount(response: Response, request: Request) -> None:
         usage.input_tokens = usage.cache_read_tokens = None
 
 
-# Field of the response to field of `Usage`. Of several spellings, the first one counts.
-_TOTALS: Final = {
-    "prompt_tokens": "input_tokens",
-    "input_tokens": "input_tokens",
-    "completion_tokens": "output_tokens",
-    "output_tokens": "output_tokens",
-}
+_TOTALS: Final = frozenset(
+    {"prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"}
+)
+# Field of the response to field of `Usage`.
 _INPUT: Final = (
     ("cached_tokens", "cache_read_tokens"),
     ("cache_write_tokens", "cache_write_tokens"),
@@ -362,16 +356,18 @@ def _include_reasoning(total: int | None, read: Usage) -> None:
 
 
 def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
+    # Of two spellings, the first one counts.
+    into.input_tokens = _token_count(fields.get("prompt_tokens"))
+    if into.input_tokens is None:
+        into.input_tokens = _token_count(fields.get("input_tokens"))
+    into.output_tokens = _token_count(fields.get("completion_tokens"))
+    if into.output_tokens is None:
+        into.output_tokens = _token_count(fields.get("output_tokens"))
+    is_counted_beside = False
     for field, value in fields.items():
-        if value is None:
+        if value is None or field in _TOTALS:
             continue
-        total = _TOTALS.get(field)
-        if total is not None:
-            if getattr(into, total) is None:
-                # Fast path: most counts are small integers.
-                is_count = type(value) is int and 0 <= value <= _CERTAIN_COUNT
-                setattr(into, total, value if is_count else _token_count(value))
-        elif field == "cost":
+        if field == "cost":
             into.cost = as_float(value)
         elif field in _DETAILS:
             details = as_fields(value)
@@ -379,12 +375,17 @@ def _read_counts(fields: Mapping[str, Any], into: Usage) -> None:
             cached = details.get("cached_tokens_details")
             if cached is not None:
                 _read_fields(as_fields(cached), _CACHED, into)
-    if not _BESIDE_NAMES.isdisjoint(fields):
+        elif field in _BESIDE_NAMES:
+            is_counted_beside = True
+    if is_counted_beside:
         _read_fields(fields, _BESIDE_TOTALS, into)
 
 
 def _token_count(value: Any) -> int | None:
     """Return a number of tokens. Servers with one type of number send it as `20.0`."""
+    # Fast path: most counts are small integers.
+    if value is None or (type(value) is int and 0 <= value <= _CERTAIN_COUNT):
+        return value
     is_whole = isinstance(value, float) and value.is_integer()
     return as_count(int(value) if is_whole else value)
 
