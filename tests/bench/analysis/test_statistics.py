@@ -503,3 +503,11 @@ def test_detectable_slowdown_is_found_with_80_percent_power():
 @pytest.mark.parametrize("options", [{"n": 50}, {"n": 200}], ids=str)
 def test_detectable_slowdown_is_found_with_80_percent_power_in_1000_trials(options):
     assert share_found(1000, detectable(**options), **options) >= 0.8
+
+
+def test_autocorrelation_is_that_of_neighbors():
+    found = statistics.require_intervals().autocorrelation
+    # The deviations are -1, 0, 1, 0 and -1, 1, -1, 1.
+    assert found([1.0, 2.0, 3.0, 2.0]) == 0.0
+    assert found([1.0, 3.0, 1.0, 3.0]) == -3 / 4
+    assert found([2.0, 2.0]) == 0.0
