@@ -213,6 +213,15 @@ def test_details_names_throttle_reasons(driver_with, reader, bits, reasons):
     assert reader.details(device).throttle_reasons == reasons
 
 
+@pytest.mark.parametrize("name", ["EventReasons", "ThrottleReasons"])
+def test_throttle_reasons_have_one_of_two_names(driver_with, reader, name):
+    """Drivers before 535 have only the older name."""
+    not_found = {f"nvmlDeviceGetCurrentClocks{name}": 13}
+    driver_with(nvml.one_gpu(throttle=0x8, errors=not_found))
+    (device,) = reader.open()
+    assert reader.details(device).throttle_reasons == ("hw_slowdown",)
+
+
 def test_open_returns_mig_instances_after_their_board(driver_with, reader):
     driver_with(nvml.with_mig())
 

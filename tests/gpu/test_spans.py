@@ -15,7 +15,8 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from llamatelemetry.genai import Instrumenter, Request, Response, Server, known_servers
 from llamatelemetry.genai.spans import DroppedSpans
-from llamatelemetry.gpu.spans import SpanGpu
+from llamatelemetry.gpu.energy import CallEnergy
+from llamatelemetry.gpu.spans import SpanGpu, _energy_attributes, _server_engine
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 from tests.gpu.calls import (
     LLAMA_SERVER,
@@ -237,6 +238,43 @@ def test_managed_server_has_energy_at_any_address(driver_with, start_monitor):
         start_monitor(pids_of=lambda asked: {SERVER_PID} if asked == origin else set())
     )
     assert "energy" in call(tracing, {**LLAMA_SERVER, "server.address": "192.0.2.7"})
+
+
+@pytest.mark.parametrize(
+    ("energy", "present", "expected"),
+    [
+        (
+            CallEnergy(12.0, 3.0, "exclusive"),
+            {"gen_ai.usage.output_tokens": 4},
+            {"energy": 12.0, "above_idle": 3.0, "per_output_token": 3.0},
+        ),
+        (CallEnergy(12.0, 0.0, "shared"), {}, {"energy": 12.0, "above_idle": 0.0}),
+        (
+            CallEnergy(12.0, None, "shared"),
+            {"gen_ai.usage.output_tokens": 1},
+            {"energy": 12.0, "per_output_token": 12.0},
+        ),
+        (CallEnergy(12.0, None, "shared"), {"gen_ai.usage.output_tokens": 0}, {"energy": 12.0}),
+    ],
+)
+def test_energy_of_a_call_becomes_attributes(energy, present, expected):
+    found = _energy_attributes(energy, present)
+    assert found.pop("llamatelemetry.gpu.energy_attribution") == energy.attribution
+    assert found.pop("llamatelemetry.gpu.energy") == expected.pop("energy")
+    prefix = "llamatelemetry.gpu.energy_"
+    assert {name.removeprefix(prefix): value for name, value in found.items()} == expected
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_managed_server_is_an_engine_of_this_machine(scheme):
+    known_servers.describe(
+        Server(f"{scheme}.invalid", 8443, f"{scheme}://{scheme}.invalid:8443"),
+        {"llamatelemetry.server.binary": "llama-server"},
+    )
+    # The origin is only a key here, so the scheme does not matter.
+    assert _server_engine(f"{scheme}.invalid", 8443) == f"http://{scheme}.invalid:8443"
+    assert _server_engine(f"{scheme}.invalid", 8444) is None
+    assert _server_engine("::1", 80) == "http://[::1]:80"
 
 
 CLOUD = {**LLAMA_SERVER, "server.address": "api.openai.com", "server.port": 443}

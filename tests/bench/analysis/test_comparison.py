@@ -129,6 +129,7 @@ def runs_of(*medians):
 def test_compare_uses_two_runs_of_each_side():
     (metric,) = runs_of(1.0, 1.1).compare(runs_of(1.0, 1.2), metrics=["e2e"]).metrics
     assert (metric.by_runs, metric.paired) == (True, False)
+    assert metric.detectable > 0.05
     (metric,) = runs_of(1.0).compare(runs_of(1.0, 1.2), metrics=["e2e"]).metrics
     assert not metric.by_runs
 
