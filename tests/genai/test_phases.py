@@ -127,6 +127,27 @@ def test_inexact_bounds_give_neither_sums_nor_time_per_token():
     assert phases == Phases(0.25, 1.0, 0.5, "engine", None)
 
 
+def test_queue_of_a_stream_without_headers_ends_before_the_prefill_of_the_first_token():
+    # The first token after 1 s, of which 0.25 s are prefill. The application then took its time.
+    phases = measure_phases(
+        timings(250.0, 1000.0), attempt_s=9.0, headers_s=None, first_token_s=1.0
+    )
+    assert (phases.queue_s, phases.queue_source) == (0.75, "remainder")
+    assert (phases.time_to_first_token_s, phases.request_s) == (1.0, 2.0)
+
+
+def test_engine_of_a_single_caller_has_an_empty_queue():
+    phases = measure_phases(timings(250.0, 1000.0), attempt_s=9.0, headers_s=1.5, has_queue=False)
+    assert phases == Phases(0.25, 1.0, 0.0, None, 0.2, 0.25, 1.25)
+
+
+@pytest.mark.parametrize(("decoded_tokens", "per_token_s"), [(4, 0.25), (1, 1.0), (0, None)])
+def test_decoded_tokens_of_the_engine_replace_the_output_tokens(decoded_tokens, per_token_s):
+    reported = EngineTimings(decode_ms=1000.0, predicted_tokens=9, decoded_tokens=decoded_tokens)
+    phases = measure_phases(reported, attempt_s=9.0, headers_s=None)
+    assert phases.time_per_output_token_s == per_token_s
+
+
 SECONDS = st.floats(0, 1e6)
 
 

@@ -23,15 +23,21 @@ class Meter:
         self.energy_j = 1000.0
         self.settle()
 
-    def settle(self, idle=()):
-        self.ledger.settle(dict.fromkeys(self.devices, (self.now_s, self.energy_j)), idle)
+    def settle(self, idle=(), others=None):
+        readings = dict.fromkeys(self.devices, (self.now_s, self.energy_j))
+        self.ledger.settle(readings, idle, others)
 
-    def run(self, seconds, idle=()):
+    def pause(self, seconds):
+        """Let time pass without a reading."""
+        self.energy_j += self.power(self.now_s) * seconds
+        self.now_s = round(self.now_s + seconds, 6)
+
+    def run(self, seconds, idle=(), others=None):
         for _ in range(round(seconds * 1000)):
             self.energy_j += self.power(self.now_s) / 1000
             self.now_s = round(self.now_s + 0.001, 6)
             if round(self.now_s * 1000) % 100 == 0:
-                self.settle(idle)
+                self.settle(idle, others)
 
     def begin(self, engine="engine"):
         key = Key()

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.gpu.meter import HERE, Meter
+from llamatelemetry.gpu.energy import EnergyLedger
+from tests.gpu.meter import HERE, Key, Meter
 
 
 def test_finish_returns_whole_energy_of_a_single_call():
@@ -195,3 +196,164 @@ def test_shares_add_up_to_the_counter(seed):
     assert sum(share.joules for share in shares) == pytest.approx(
         meter.energy_j - before_j, rel=0.01
     )
+
+
+def test_finish_returns_energy_from_the_tenth_counter_update_on():
+    meter = Meter(lambda _: 300.0)
+    ten, nine = meter.begin(), Key()
+    meter.run(0.05)
+    meter.ledger.start(nine, "engine", meter.now_s)
+    meter.run(0.9)
+    assert meter.end(nine) is None
+    meter.run(0.05)
+    # The ten updates are followed by nothing that must be estimated.
+    assert meter.end(ten).joules == pytest.approx(0.1 * 300 + 0.9 * 150)
+
+
+def test_call_of_another_process_gets_half_of_the_energy():
+    meter = Meter(lambda _: 200.0)
+    call = meter.begin()
+    meter.run(2, others={"GPU-0": 1})
+    energy = meter.end(call)
+    assert (energy.joules, energy.attribution) == (pytest.approx(200), "shared")
+
+
+def test_tail_of_a_call_is_shared_with_the_calls_of_other_processes():
+    meter = Meter(lambda _: 200.0)
+    call = meter.begin()
+    meter.run(1.05, others={"GPU-0": 3})
+    assert meter.end(call).joules == pytest.approx(1.05 * 200 / 4)
+
+
+def test_idle_power_is_the_mean_of_the_last_ten_idle_intervals():
+    """The GPU was idle for 2 s, and drew 20 W in the first and 60 W in the second one."""
+    meter = Meter(lambda time_s: 20.0 if time_s < 1 else 60.0 if time_s < 2 else 260.0)
+    meter.run(1.5, idle=HERE)
+    early = meter.ledger._counters["GPU-0"].idle_w
+    assert sum(early) / len(early) == pytest.approx(40)
+    meter.run(0.5, idle=HERE)
+    call = meter.begin()
+    meter.run(2, idle=HERE)  # not idle, because a call is in flight
+    assert meter.end(call).above_idle_joules == pytest.approx(400)
+
+
+def test_power_beside_calls_of_other_processes_is_not_idle_power():
+    meter = Meter(lambda _: 100.0)
+    meter.run(1, idle=HERE, others={"GPU-0": 1})
+    call = meter.begin()
+    meter.run(2)
+    assert meter.end(call).above_idle_joules is None
+
+
+def test_energy_above_idle_is_unknown_unless_every_gpu_was_idle():
+    both = {"GPU-0", "GPU-1"}
+    meter = Meter(lambda _: 100.0, devices=both)
+    meter.run(1, idle=HERE)
+    call = meter.begin()
+    meter.run(2)
+    energy = meter.end(call)
+    assert (energy.joules, energy.above_idle_joules) == (pytest.approx(400), None)
+    meter.run(1, idle=both)
+    call = meter.begin()
+    meter.run(2)
+    assert meter.end(call).above_idle_joules == pytest.approx(0, abs=1e-6)
+
+
+def test_energy_above_idle_is_not_negative():
+    meter = Meter(lambda time_s: 100.0 if time_s < 1 else 60.0)
+    meter.run(1, idle=HERE)
+    call = meter.begin()
+    meter.run(2)
+    assert meter.end(call).above_idle_joules == 0
+
+
+def test_idle_power_outlives_a_reset_of_the_counter():
+    meter = Meter(lambda _: 100.0)
+    meter.run(1, idle=HERE)
+    meter.energy_j = 0.0
+    meter.run(0.1)
+    call = meter.begin()
+    meter.run(2)
+    assert meter.end(call).above_idle_joules == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("pause_s", "known"), [(14.9, True), (15.1, False)])
+def test_energy_of_an_interval_above_15_seconds_is_unknown(pause_s, known):
+    meter = Meter(lambda _: 100.0)
+    call = meter.begin()
+    meter.run(2)
+    meter.pause(pause_s)
+    meter.settle()
+    meter.run(2)
+    energy = meter.end(call)
+    assert (energy is not None) == known
+    assert not known or energy.joules == pytest.approx(100 * (4 + pause_s))
+
+
+@pytest.mark.parametrize(("pause_s", "known"), [(15.0, True), (15.1, False)])
+def test_end_of_a_call_is_estimated_for_15_seconds(pause_s, known):
+    meter = Meter(lambda _: 100.0)
+    call = meter.begin()
+    meter.run(2)
+    meter.pause(pause_s)
+    energy = meter.end(call)
+    assert (energy is not None) == known
+    assert not known or energy.joules == pytest.approx(100 * (2 + pause_s))
+
+
+def test_second_reading_at_the_same_time_changes_nothing():
+    meter = Meter(lambda _: 100.0)
+    call = meter.begin()
+    meter.run(2)
+    meter.ledger.settle({"GPU-0": (meter.now_s, meter.energy_j + 50)})
+    meter.run(2)
+    assert meter.end(call).joules == pytest.approx(400)
+
+
+def test_call_that_ends_before_its_start_has_no_energy():
+    meter = Meter(lambda _: 100.0)
+    lasting = meter.begin()
+    meter.run(1)
+    key = meter.begin()
+    assert meter.ledger.finish(key, meter.now_s - 0.5) is None
+    meter.run(1)
+    assert meter.end(lasting).joules == pytest.approx(200)
+
+
+def test_energy_of_a_call_too_short_to_report_belongs_to_it():
+    meter = Meter(lambda _: 100.0)
+    lasting, short = meter.begin(), meter.begin()
+    meter.run(0.55)
+    assert meter.end(short) is None
+    meter.run(1.45)
+    assert meter.end(lasting).joules == pytest.approx(200 - 0.55 * 50)
+
+
+def test_start_asks_for_a_reading_where_an_idle_interval_ends():
+    ledger = EnergyLedger()
+    ledger.place({"a": frozenset({"GPU-0"}), "b": frozenset({"GPU-0", "GPU-1"})})
+    keys = [Key() for _ in range(5)]
+    assert ledger.start(keys[0], "unknown", 0.0)  # its GPUs must be looked up
+    assert ledger.start(keys[1], "a", 0.0)
+    assert not ledger.start(keys[2], "a", 0.0)
+    assert ledger.start(keys[3], "b", 0.0)  # GPU-1 was idle
+    assert not ledger.start(keys[4], "a", 0.0)
+    assert ledger.engines_in_flight() == {"unknown", "a", "b"}
+    assert ledger.calls_in_flight() == {"GPU-0": 4, "GPU-1": 1}
+    assert all(ledger.is_open(key) for key in keys)
+
+
+@pytest.mark.parametrize("reset", ["clear", "after_fork"])
+def test_reset_ledger_has_no_calls(reset):
+    meter = Meter(lambda _: 100.0)
+    call, ended = meter.begin(), meter.begin()
+    meter.run(2)
+    meter.end(ended)
+    getattr(meter.ledger, reset)()
+    assert not meter.ledger.is_open(call)
+    assert not meter.ledger.is_busy()
+    meter.settle()
+    after = meter.begin()
+    meter.run(2)
+    energy = meter.end(after)
+    assert (energy.joules, energy.attribution) == (pytest.approx(200), "exclusive")

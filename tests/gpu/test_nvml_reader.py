@@ -9,6 +9,7 @@ import pytest
 
 from llamatelemetry.gpu import GpuDetails, GpuDevice, GpuState, GpuUnavailableError, NvmlReader
 from llamatelemetry.gpu.nvml import reader as reader_module
+from llamatelemetry.gpu.nvml.plausibility import EnergyCounter, memory
 from llamatelemetry.gpu.reader import GpuLostError
 from tests.support import nvml
 
@@ -213,6 +214,15 @@ def test_details_names_throttle_reasons(driver_with, reader, bits, reasons):
     assert reader.details(device).throttle_reasons == reasons
 
 
+@pytest.mark.parametrize("name", ["EventReasons", "ThrottleReasons"])
+def test_throttle_reasons_have_one_of_two_names(driver_with, reader, name):
+    """Drivers before 535 have only the older name."""
+    not_found = {f"nvmlDeviceGetCurrentClocks{name}": 13}
+    driver_with(nvml.one_gpu(throttle=0x8, errors=not_found))
+    (device,) = reader.open()
+    assert reader.details(device).throttle_reasons == ("hw_slowdown",)
+
+
 def test_open_returns_mig_instances_after_their_board(driver_with, reader):
     driver_with(nvml.with_mig())
 
@@ -291,3 +301,40 @@ except GpuUnavailableError as error:
     print(error.is_permanent, error)
 """
     assert "True libnvidia-ml.so.1 not found" in nvml.run_python(code, None)
+
+
+def test_power_of_zero_is_a_value_and_a_limit_of_zero_is_not(driver_with, reader):
+    driver_with(nvml.one_gpu(power=0, power_limit=0, fields={}))
+    (device,) = reader.open()
+    assert reader.state(device).power_w == 0.0
+    assert reader.details(device).power_limit_w is None
+
+
+@pytest.mark.parametrize(
+    ("grown_mj", "is_plausible"), [(0, True), (30_000_000, True), (30_000_001, False), (-1, False)]
+)
+def test_energy_counter_grows_by_at_most_ten_kilowatts(grown_mj, is_plausible):
+    """Two seconds, and one for the time between two updates of the counter: 30 MJ at 10 kW."""
+    counter = EnergyCounter()
+    assert counter.check(5000, 100.0) == 5000
+    found = counter.check(5000 + grown_mj, 102.0)
+    assert found == (5000 + grown_mj if is_plausible else None)
+    # The next reading is compared with this one.
+    assert counter.check(5001 + grown_mj, 103.0) == 5001 + grown_mj
+
+
+@pytest.mark.parametrize("energy_mj", [None, -1, 2**53 + 1])
+def test_energy_counter_ignores_values_that_are_impossible(energy_mj):
+    counter = EnergyCounter()
+    assert counter.check(energy_mj, 0.0) is None
+    assert counter.check(7, 1.0) == 7
+    assert counter.check(energy_mj, 2.0) is None
+    assert counter.check(8, 3.0) == 8
+
+
+@pytest.mark.parametrize(
+    ("total", "used", "expected"),
+    [(10, 10, (10, 10)), (10, 11, (10, None)), (0, 0, (None, None)), (2**48 + 1, 1, (None, None))],
+)
+def test_used_memory_is_at_most_the_total(total, used, expected):
+    assert memory(total, used) == expected

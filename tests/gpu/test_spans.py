@@ -11,11 +11,20 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import SpanKind, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    SpanKind,
+    set_span_in_context,
+)
 
 from llamatelemetry.genai import Instrumenter, Request, Response, Server, known_servers
 from llamatelemetry.genai.spans import DroppedSpans
-from llamatelemetry.gpu.spans import SpanGpu
+from llamatelemetry.gpu.energy import CallEnergy
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor, Snapshot
+from llamatelemetry.gpu.nvml.reader import NvmlReader
+from llamatelemetry.gpu.reader import GpuDevice
+from llamatelemetry.gpu.spans import SpanGpu, _energy_attributes, _engine_of, _server_engine
 from llamatelemetry.otel.span_processors import EnrichingSpanProcessor
 from tests.gpu.calls import (
     LLAMA_SERVER,
@@ -115,8 +124,10 @@ def test_only_genai_skips_other_spans(driver_with, start_monitor):
     driver_with(nvml.one_gpu())
     tracing = Tracing(start_monitor(), only_genai=True)
     tracing.tracer().start_span("chat", attributes=LLAMA_SERVER).end()
+    tracing.tracer().start_span("rerank", attributes={"gen_ai.provider.name": "vllm"}).end()
     tracing.tracer().start_span("work").end()
     assert "power" in tracing.attributes("chat")
+    assert "power" in tracing.attributes("rerank")
     assert tracing.attributes("work") == {}
 
 
@@ -237,6 +248,81 @@ def test_managed_server_has_energy_at_any_address(driver_with, start_monitor):
         start_monitor(pids_of=lambda asked: {SERVER_PID} if asked == origin else set())
     )
     assert "energy" in call(tracing, {**LLAMA_SERVER, "server.address": "192.0.2.7"})
+
+
+@pytest.mark.parametrize(
+    ("energy", "present", "expected"),
+    [
+        (
+            CallEnergy(12.0, 3.0, "exclusive"),
+            {"gen_ai.usage.output_tokens": 4},
+            {"energy": 12.0, "above_idle": 3.0, "per_output_token": 3.0},
+        ),
+        (CallEnergy(12.0, 0.0, "shared"), {}, {"energy": 12.0, "above_idle": 0.0}),
+        (
+            CallEnergy(12.0, None, "shared"),
+            {"gen_ai.usage.output_tokens": 1},
+            {"energy": 12.0, "per_output_token": 12.0},
+        ),
+        (CallEnergy(12.0, None, "shared"), {"gen_ai.usage.output_tokens": 0}, {"energy": 12.0}),
+    ],
+)
+def test_energy_of_a_call_becomes_attributes(energy, present, expected):
+    found = _energy_attributes(energy, present)
+    assert found.pop("llamatelemetry.gpu.energy_attribution") == energy.attribution
+    assert found.pop("llamatelemetry.gpu.energy") == expected.pop("energy")
+    prefix = "llamatelemetry.gpu.energy_"
+    assert {name.removeprefix(prefix): value for name, value in found.items()} == expected
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_managed_server_is_an_engine_of_this_machine(scheme):
+    known_servers.describe(
+        Server(f"{scheme}.invalid", 8443, f"{scheme}://{scheme}.invalid:8443"),
+        {"llamatelemetry.server.binary": "llama-server"},
+    )
+    # The origin is only a key here, so the scheme does not matter.
+    assert _server_engine(f"{scheme}.invalid", 8443) == f"http://{scheme}.invalid:8443"
+    assert _server_engine(f"{scheme}.invalid", 8444) is None
+    assert _server_engine("::1", 80) == "http://[::1]:80"
+
+
+LOCAL = Server("127.0.0.1", 8080, ORIGIN)
+CALLS = [
+    (SpanKind.CLIENT, "test", "chat", LOCAL, ORIGIN),
+    (SpanKind.CLIENT, "test", "chat", Server("127.0.0.1", None, "http://127.0.0.1"), None),
+    (SpanKind.CLIENT, "test", "chat", Server("192.0.2.9", 8080, "http://192.0.2.9:8080"), None),
+    (SpanKind.CLIENT, "test", "invoke_agent", LOCAL, None),
+    (SpanKind.SERVER, "test", "chat", LOCAL, None),
+    (SpanKind.INTERNAL, TRANSFORMERS, "chat", None, "in process"),
+    (SpanKind.INTERNAL, "langchain", "chat", LOCAL, None),
+]
+
+
+@pytest.mark.parametrize(("kind", "scope", "operation", "server", "engine"), CALLS)
+def test_call_belongs_to_an_engine_of_this_machine(kind, scope, operation, server, engine):
+    attributes = {"gen_ai.operation.name": operation}
+    if server is not None:
+        attributes["server.address"] = server.address
+    if server is not None and server.port is not None:
+        attributes["server.port"] = server.port
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer(scope)
+    assert _engine_of(tracer.start_span("call", kind=kind, attributes=attributes)) == engine
+
+
+@pytest.mark.parametrize(("kind", "scope", "operation", "server", "engine"), CALLS)
+def test_call_without_a_recorded_span_is_in_flight(kind, scope, operation, server, engine):
+    monitor = GpuMonitor(NvmlReader())  # not started
+    spans, span = SpanGpu(monitor, only_genai=False), NonRecordingSpan(INVALID_SPAN_CONTEXT)
+    request = Request(operation, provider="llama_cpp", server=server)
+    spans.on_dropped_span_start(span, request, kind, scope)
+    assert monitor.ledger.engines_in_flight() == set()  # without a GPU
+    device = GpuDevice(index=0, uuid=nvml.uuid(0))
+    monitor.snapshot = Snapshot(devices=(device,), visible=(device,))
+    spans.on_dropped_span_start(span, request, kind, scope)
+    assert monitor.ledger.engines_in_flight() == ({engine} if engine else set())
+    spans.on_dropped_span_end(span)
+    assert monitor.ledger.engines_in_flight() == set()
 
 
 CLOUD = {**LLAMA_SERVER, "server.address": "api.openai.com", "server.port": 443}

@@ -71,7 +71,7 @@ class _Counter:
 
     at_s: float
     energy_j: float
-    power_w: float | None = None
+    power_w: float = 0.0  # 0 after the first reading, when the power is unknown
     others: int = 0  # calls in flight in other processes during the last interval
     idle_w: deque[float] = field(default_factory=lambda: deque[float](maxlen=_IDLE_INTERVALS))
 
@@ -141,11 +141,11 @@ class EnergyLedger:
             devices = self._devices.get(call.engine) if call else None
             if call is None or not devices or not devices <= self._counters.keys():
                 return None
-            call.end_s = max(at_s, call.start_s)
+            call.end_s = end_s = max(at_s, call.start_s)
             _ENDED.append(self._ended, call)
-            if call.has_gap or any(self._is_unknown(call, each) for each in devices):
+            if call.has_gap or any(self._is_unknown(call, each, end_s) for each in devices):
                 return None
-            self._estimate_tail(call, call.end_s, devices)
+            self._estimate_tail(call, end_s, devices)
             return self._cost(call, devices)
 
     def settle(
@@ -211,7 +211,7 @@ class EnergyLedger:
     def _divide(
         self, device: str, on_it: list[_EnergyShare], counter: _Counter, until_s: float
     ) -> None:
-        power_w = counter.power_w or 0.0
+        power_w = counter.power_w
         parts_s = _parts(on_it, counter.at_s, until_s, counter.others)
         still_open: list[tuple[_EnergyShare, float]] = []
         mistaken_j = 0.0
@@ -228,15 +228,12 @@ class EnergyLedger:
     def _estimate_tail(self, call: _EnergyShare, end_s: float, devices: Iterable[str]) -> None:
         for device in devices:
             counter = self._counters[device]
-            if counter.power_w is None or end_s - counter.at_s > _LONGEST_INTERVAL_S:
-                continue
             on_it = self._on(device)
             part_s = _parts(on_it, counter.at_s, end_s, counter.others)[on_it.index(call)]
             call.estimated_j[device] = counter.power_w * part_s
             call.add(device, call.estimated_j[device], part_s)
 
-    def _is_unknown(self, call: _EnergyShare, device: str) -> bool:
-        end_s = call.start_s if call.end_s is None else call.end_s
+    def _is_unknown(self, call: _EnergyShare, device: str, end_s: float) -> bool:
         is_stale = end_s - self._counters[device].at_s > _LONGEST_INTERVAL_S
         return is_stale or call.updates.get(device, 0) < MIN_UPDATES
 

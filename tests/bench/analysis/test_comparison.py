@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from llamatelemetry.bench import FingerprintMismatchError
+from llamatelemetry.bench.analysis.comparison import _verdict
+from llamatelemetry.bench.analysis.statistics import Estimate
 from tests.support.example_results import record, results
 
 
@@ -111,6 +114,79 @@ def test_compare_uses_runs_when_both_sides_have_several():
     assert all(metric.by_runs for metric in comparison.metrics)
     assert comparison["ttft"].verdict == "slower"
     assert "Only one run per side" not in comparison.summary()
+
+
+def runs_of(*medians):
+    """Return a benchmark with three requests in each run, the second one with the run's median."""
+    requests = [
+        replace(record(i), run=run, e2e_s=e2e_s * (1 + (i - 1) / 10))
+        for run, e2e_s in enumerate(medians)
+        for i in range(3)
+    ]
+    return results(requests=requests, runs=[results().runs[0]] * len(medians))
+
+
+def test_compare_uses_two_runs_of_each_side():
+    (metric,) = runs_of(1.0, 1.1).compare(runs_of(1.0, 1.2), metrics=["e2e"]).metrics
+    assert (metric.by_runs, metric.paired) == (True, False)
+    assert metric.detectable > 0.05
+    (metric,) = runs_of(1.0).compare(runs_of(1.0, 1.2), metrics=["e2e"]).metrics
+    assert not metric.by_runs
+
+
+def test_comparison_of_runs_that_are_not_interleaved_uses_every_run():
+    baseline, candidate = (1.0, 1.2, 1.1), (1.5, 1.3, 1.45, 1.6)
+    (metric,) = runs_of(*candidate).compare(runs_of(*baseline), metrics=["e2e"]).metrics
+    expected = stats.ttest_ind(np.log(candidate), np.log(baseline), equal_var=False)
+    assert metric.p_value == pytest.approx(expected.pvalue)
+    assert (metric.baseline, metric.candidate) == pytest.approx(
+        (1.1, np.median(candidate)), abs=0.05
+    )
+    assert metric.superiority > 0.9
+
+
+def test_interleaved_runs_are_compared_in_pairs_from_two_pairs_on():
+    def paired(*medians):
+        return replace(runs_of(*medians), settings={"pair": "p"})
+
+    baseline, candidate = (1.0, 1.2, 1.1), (1.3, 1.45, 1.5, 1.6)
+    (metric,) = paired(*candidate).compare(paired(*baseline), metrics=["e2e"]).metrics
+    expected = stats.ttest_rel(np.log(candidate[:3]), np.log(baseline))
+    assert metric.paired
+    assert metric.p_value == pytest.approx(expected.pvalue)
+    (metric,) = paired(1.0).compare(paired(1.1), metrics=["e2e"]).metrics
+    assert not metric.paired
+
+
+@pytest.mark.parametrize(
+    ("ratio", "p_adjusted", "expected"),
+    [
+        (Estimate(1.25), 0.049, "slower"),
+        (Estimate(1.24), 0.049, "no difference shown"),
+        (Estimate(1.3), 0.05, "no difference shown"),
+        (Estimate(0.8), 0.049, "faster"),
+        (Estimate(0.81), 0.049, "no difference shown"),
+        (Estimate(0.7), 0.05, "no difference shown"),
+        (Estimate(1.0, 0.81, 1.24), 1.0, "equal"),
+        (Estimate(1.0, 0.8, 1.24), 1.0, "no difference shown"),
+        (Estimate(1.0, 0.81, 1.25), 1.0, "no difference shown"),
+        (Estimate(1.0, None, 1.1), 1.0, "no difference shown"),
+        (Estimate(1.0, 0.9, None), 1.0, "no difference shown"),
+    ],
+)
+def test_verdict_needs_significance_and_a_relevant_effect(ratio, p_adjusted, expected):
+    """The smallest relevant difference is 25%: a ratio of 1.25, or of 0.8."""
+    assert _verdict(ratio, p_adjusted, 0.25) == expected
+
+
+def test_comparison_as_plain_data_has_its_conclusion():
+    comparison = results(slower=1.2, seed=1).compare(results())
+    data = comparison.to_dict()
+    assert data["is_worse"] is True
+    assert data["metrics"][0]["ratio"]["value"] == comparison.metrics[0].ratio.value
+    assert data["metrics"][0]["p_adjusted"] == comparison.metrics[0].p_adjusted
+    with pytest.raises(KeyError, match=r"one of \['ttft', 'tpot', 'e2e'\], got 'speed'"):
+        comparison["speed"]
 
 
 def test_holm_correction_matches_textbook_example():

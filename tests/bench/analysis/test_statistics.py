@@ -15,6 +15,12 @@ from scipy import stats
 from llamatelemetry.bench import BenchmarkResults, RequestRecord, RunRecord
 from llamatelemetry.bench.analysis import statistics
 from llamatelemetry.bench.analysis.metrics import METRIC_BY_NAME, summarize_metric
+from llamatelemetry.bench.analysis.significance import (
+    Sensitivity,
+    compare_requests,
+    compare_runs,
+    superiority,
+)
 
 TRIALS = 2000
 # Latencies that are symmetric, skewed as in practice, and skewed more than in practice.
@@ -169,6 +175,95 @@ def test_ratio_has_no_interval_without_spread(values):
     assert (estimate.low, estimate.high) == (None, None)
 
 
+def nyblom(n, q, k, tail):
+    """Return the end of an interval between the values k and k + 1 of 1, 2, ..., n."""
+    below, above = stats.binom.cdf([k - 1, k], n, q)
+    odds = (n - k) * q * (tail - below) / (k * (1 - q) * (above - tail))
+    return k + odds / (1 + odds)
+
+
+def test_quantile_interval_is_that_of_nyblom():
+    """The risk 0.025 lies between the second and the third of ten values for a median."""
+    median = statistics.quantile(np.arange(1.0, 11), 0.5)
+    assert median.low == pytest.approx(2.658, abs=0.001)
+    assert (median.low, median.high) == pytest.approx((nyblom(10, 0.5, 2, 0.025), 11 - median.low))
+    p90 = statistics.quantile(np.arange(1.0, 101), 0.9)
+    upper = 101 - nyblom(100, 0.1, 5, 0.025)
+    assert (p90.low, p90.high) == pytest.approx((nyblom(100, 0.9, 84, 0.025), upper))
+
+
+def test_open_end_leaves_the_whole_error_to_the_other_end():
+    p95 = statistics.quantile(np.arange(1.0, 61), 0.95)
+    assert (p95.low, p95.high) == (pytest.approx(nyblom(60, 0.95, 54, 0.05)), None)
+    p5 = statistics.quantile(np.arange(1.0, 61), 0.05)
+    assert (p5.low, p5.high) == (None, pytest.approx(61 - p95.low))
+
+
+def bootstrap_t(totals, weights, seed):
+    """Return the interval of a ratio by the formulas of the bootstrap-t, sample by sample."""
+
+    def error(sums, counts):
+        residuals = sums - sums.sum() / counts.sum() * counts
+        return (residuals @ residuals / (n - 1) * n) ** 0.5 / counts.sum()
+
+    n, value = len(totals), totals.sum() / weights.sum()
+    scores = [
+        (totals[drawn].sum() / weights[drawn].sum() - value) / error(totals[drawn], weights[drawn])
+        for drawn in np.random.default_rng(seed).integers(0, n, (2000, n))
+        if len({*drawn}) > 1  # otherwise the error is zero
+    ]
+    upper, lower = np.quantile(scores, [0.025, 0.975])
+    return value - lower * error(totals, weights), value - upper * error(totals, weights)
+
+
+@pytest.mark.parametrize("n", [3, 12])
+def test_ratio_interval_is_that_of_the_bootstrap_t(n):
+    rng = np.random.default_rng(7)
+    totals, weights = rng.lognormal(size=n), rng.integers(1, 9, n).astype(float)
+    estimate = statistics.ratio(totals, weights, 5)
+    assert estimate.value == pytest.approx(totals.sum() / weights.sum())
+    assert (estimate.low, estimate.high) == pytest.approx(bootstrap_t(totals, weights, 5))
+
+
+def test_rounding_errors_are_not_a_spread():
+    """A resample of three equal units has an error of 0, but residuals of 1e-17."""
+    assert statistics.ratio([0.3, 0.1, 0.7], [3.0, 1.0, 7.0]).low is None
+    estimate = statistics.ratio([0.1, 4.7, 5.3], [1.0, 7.0, 7.0])
+    assert -5 < estimate.low < estimate.value < estimate.high < 5
+
+
+def test_over_runs_is_the_t_interval_of_the_mean():
+    estimate = statistics.over_runs([1.0, 2.0, 4.0])
+    half = stats.t.ppf(0.975, 2) * np.std([1, 2, 4], ddof=1) / 3**0.5
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx(
+        (7 / 3, 7 / 3 - half, 7 / 3 + half)
+    )
+    assert statistics.over_runs([2.0, 2.0]) == statistics.Estimate(2.0, 2.0, 2.0)
+    assert statistics.over_runs([2.0]) == statistics.Estimate(2.0)
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_proportion_interval_is_that_of_wilson(count):
+    found, expected = statistics.proportion(count, 7), stats.binomtest(count, 7)
+    assert found.value == count / 7
+    ends = expected.proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_proportion_needs_a_trial():
+    assert statistics.proportion(1, 1).value == 1
+    with pytest.raises(ValueError, match="trials must be greater than 0"):
+        statistics.proportion(0, 0)
+
+
+@pytest.mark.parametrize("q", [0.05, 0.5, 0.9, 0.99])
+def test_percentile_is_interpolated_as_by_numpy(q):
+    values = np.random.default_rng(1).lognormal(size=17)
+    assert statistics.percentile(values, q) == pytest.approx(np.quantile(values, q))
+    assert statistics.percentile([3.0], q) == 3.0
+
+
 def test_itl_interval_treats_intervals_of_one_response_as_correlated():
     """Twenty responses with 49 intervals each are not 980 independent values."""
     rng = np.random.default_rng(5)
@@ -318,6 +413,85 @@ def detectable(**options):
     return float(np.median(reported))
 
 
+@pytest.mark.parametrize(
+    ("error", "error_of_ratio", "tests", "expected"),
+    [
+        # The sum of the quantiles 1.95996 and 1.28155, times 0.1. For three tests, the first one is
+        # 2.39398.
+        (0.1, 0.05, 1, 0.38286),
+        (0.1, 0.05, 3, 0.44420),
+        # The relevant slowdown of log(1.05), plus 1.28155 * 0.5.
+        (0.001, 0.5, 3, 0.99285),
+    ],
+)
+def test_detectable_slowdown_must_be_significant_and_relevant(
+    error, error_of_ratio, tests, expected
+):
+    found = Sensitivity(0.05, tests).detectable(error, error_of_ratio, stats.norm.ppf)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_detectable_slowdown_of_requests_follows_from_their_spread():
+    """The logarithms have a variance of 1 and of 4."""
+    old, new = np.exp([-1.0, 0, 1]), np.exp([-2.0, 0, 2, 0, 2, -2, 2, -2, 0])
+    new_variance = 24 / 8
+    of_means = ((1 + new_variance) / 2 * (1 / 3 + 1 / 9)) ** 0.5
+    errors = of_means * (np.pi / 3) ** 0.5, of_means * (np.pi / 2) ** 0.5
+    sensitivity = Sensitivity(0.05, 2)
+    expected = sensitivity.detectable(*errors, stats.norm.ppf)
+    assert compare_requests(old, new, sensitivity)[2] == pytest.approx(expected)
+    assert compare_requests(old[1:], new, sensitivity)[2] is None
+    assert compare_requests(old, new[1:3], sensitivity)[2] is None
+    assert compare_requests(old, np.append(new, 0.0), sensitivity)[2] is None
+
+
+def test_requests_are_compared_by_the_ratio_of_their_medians():
+    rng = np.random.default_rng(2)
+    old, new = rng.lognormal(0, 0.3, 40), rng.lognormal(0.2, 0.3, 50)
+    ratio, p_value, _ = compare_requests(old, new, Sensitivity(0.05, 1))
+    assert ratio.value == pytest.approx(np.median(new) / np.median(old))
+    assert p_value == pytest.approx(stats.mannwhitneyu(old, new).pvalue)
+    reference = stats.bootstrap(
+        (old, new),
+        lambda old, new, axis: np.median(new, axis) / np.median(old, axis),
+        method="percentile",
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    assert (ratio.low, ratio.high) == pytest.approx((reference.low, reference.high), rel=0.05)
+
+
+@pytest.mark.parametrize(("new", "expected"), [(0.0, 1.0), (2.0, np.inf)])
+def test_ratio_to_a_median_of_zero_has_no_interval(new, expected):
+    ratio, _, _ = compare_requests(np.zeros(5), np.full(5, new), Sensitivity(0.05, 1))
+    assert ratio == statistics.Estimate(expected)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_runs_are_compared_by_the_logarithms_of_their_medians(paired):
+    logs = np.array([[0.1, 0.3, 0.2, 0.5], [0.4, 0.4, 0.6, 0.9]])
+    old, new = ([np.exp([value - 1, value, value + 2]) for value in side] for side in logs)
+    ratio, p_value, detectable = compare_runs(old, new, Sensitivity(0.05, 2), paired=paired)
+    test = stats.ttest_rel(*logs[::-1]) if paired else stats.ttest_ind(*logs[::-1], equal_var=False)
+    error = 0.3 / test.statistic
+    assert (ratio.value, p_value) == pytest.approx((np.exp(0.3), test.pvalue))
+    assert (ratio.low, ratio.high) == pytest.approx(np.exp(test.confidence_interval(0.95)))
+    assert detectable == pytest.approx(
+        Sensitivity(0.05, 2).detectable(error, error, stats.t(test.df).ppf)
+    )
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(("slower", "p_value"), [(1.0, 1.0), (1.5, 0.0)])
+def test_runs_without_spread_differ_or_not(paired, slower, p_value):
+    old = [np.array([2.0])] * 3
+    found = compare_runs(old, [slower * run for run in old], Sensitivity(0.05, 1), paired=paired)
+    assert found == (statistics.Estimate(pytest.approx(slower)), p_value, None)
+
+
+def test_superiority_counts_ties_half():
+    assert superiority(np.array([1.0, 2]), np.array([2.0, 3, 3])) == pytest.approx(5.5 / 6)
+
+
 @pytest.mark.slow
 def test_detectable_slowdown_is_found_with_80_percent_power():
     options = {"n": 50}
@@ -329,3 +503,11 @@ def test_detectable_slowdown_is_found_with_80_percent_power():
 @pytest.mark.parametrize("options", [{"n": 50}, {"n": 200}], ids=str)
 def test_detectable_slowdown_is_found_with_80_percent_power_in_1000_trials(options):
     assert share_found(1000, detectable(**options), **options) >= 0.8
+
+
+def test_autocorrelation_is_that_of_neighbors():
+    found = statistics.require_intervals().autocorrelation
+    # The deviations are -1, 0, 1, 0 and -1, 1, -1, 1.
+    assert found([1.0, 2.0, 3.0, 2.0]) == 0.0
+    assert found([1.0, 3.0, 1.0, 3.0]) == -3 / 4
+    assert found([2.0, 2.0]) == 0.0

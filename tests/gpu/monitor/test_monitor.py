@@ -11,6 +11,8 @@ import pytest
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.gpu.monitor import background
+from llamatelemetry.gpu.monitor.monitor import GpuMonitor, Snapshot
+from llamatelemetry.gpu.nvml.reader import NvmlReader
 from llamatelemetry.gpu.reader import GpuState
 from tests.support import nvml
 from tests.support.waiting import wait_for
@@ -221,3 +223,17 @@ def test_gpu_is_read_ten_times_per_second_while_a_call_is_in_flight(
         count += 1
     time.sleep(0.35)
     assert len(monitor.history) <= count + 1
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "took_s", "allowed_s"), [(1.0, 1.0, 10), (30.0, 1.0, 150), (1.0, 60.0, 300)]
+)
+def test_readings_are_current_for_ten_seconds_or_five_intervals(interval_s, took_s, allowed_s):
+    monitor = GpuMonitor(NvmlReader(), interval_s=interval_s)
+    monitor._took_s = took_s
+    states = {nvml.uuid(0): GpuState(power_w=300.0)}
+    monitor.snapshot = Snapshot(states=states, at_s=time.monotonic() - allowed_s + 5)
+    assert monitor.current() is monitor.snapshot
+    monitor.snapshot = Snapshot(states=states, at_s=time.monotonic() - allowed_s)
+    found = monitor.current()
+    assert (found.states, found.lost) == ({nvml.uuid(0): GpuState()}, {nvml.uuid(0)})

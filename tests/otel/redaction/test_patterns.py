@@ -9,6 +9,12 @@ import time
 import pytest
 
 from llamatelemetry.otel.redaction import matching
+from llamatelemetry.otel.redaction.checks import (
+    bearer_token_length,
+    card_length,
+    iban_length,
+    ip_address_length,
+)
 from llamatelemetry.otel.redaction.patterns import BUILT_IN, GROUPS, Pattern, resolve_patterns
 from tests.otel.redaction.adversarial import ADVERSARIAL, repeated
 
@@ -289,3 +295,103 @@ class TestResolvePatterns:
     def test_pattern_ignores_empty_matches(self):
         (pattern,) = resolve_patterns(["x*"])
         assert matches_in(pattern, "axxb") == ["xx"]
+
+
+def with_check_digit(prefix: str, length: int) -> str:
+    """Return a card number with this prefix and length, and a valid check digit."""
+    digits = prefix.ljust(length - 1, "1")
+    total = sum(
+        sum(divmod(int(digit) * (2 if index % 2 == 0 else 1), 10))
+        for index, digit in enumerate(reversed(digits))
+    )
+    return digits + str(-total % 10)
+
+
+CARDS = [
+    *(("4", length) for length in (13, 16, 19)),
+    *(
+        (prefix, 16)
+        for prefix in ("51", "55", "2221", "2720", "60", "64", "65", "62", "3528", "3589")
+    ),
+    *((prefix, 15) for prefix in ("34", "37")),
+    *((prefix, length) for prefix in ("300", "305", "36", "38", "39") for length in (14, 16)),
+    *(("62", length) for length in (17, 18, 19)),
+    *((prefix, length) for prefix in ("50", "56", "59", "67") for length in (13, 19)),
+]
+NO_CARDS = [
+    *(("4", length) for length in (12, 14, 15, 17, 18)),
+    *((prefix, 16) for prefix in ("2220", "2721", "306", "309", "3527", "3590", "61", "66", "68")),
+    *(("51", length) for length in (15, 17)),
+    *((prefix, 15) for prefix in ("33", "35")),
+    *((prefix, 14) for prefix in ("34", "306")),
+    *(("50", length) for length in (12, 20)),
+]
+
+
+@pytest.mark.parametrize(("prefix", "length"), CARDS)
+def test_card_number_has_prefix_and_length_of_a_network(prefix, length):
+    number = with_check_digit(prefix, length)
+    assert card_length(number) == length
+    wrong = number[:-1] + str((int(number[-1]) + 1) % 10)
+    assert card_length(wrong) == 0
+
+
+@pytest.mark.parametrize(("prefix", "length"), NO_CARDS)
+def test_number_without_prefix_and_length_of_a_network_is_not_a_card(prefix, length):
+    assert card_length(with_check_digit(prefix, length)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("4111 1111 1111 1111", 19),
+        ("4111-1111-1111-1111 123", 19),  # the security code is not a part of it
+        ("4111 1111 1111 1111-123", 19),
+        ("4111 1111 1111 1112 123", 0),
+        ("4111 1111 1111 1111 12 3", 0),
+    ],
+)
+def test_card_number_may_have_separators_and_a_security_code(text, length):
+    assert card_length(text) == length
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("DE89370400440532013000", 22),
+        ("de89 3704 0044 0532 0130 00", 27),
+        ("DE89 3704 0044 0532 0130 00 and", 27),
+        ("DE89370400440532013000-1", 22),
+        ("DE893704004405320130001", 0),  # one digit too many
+        ("DE8937040044053201300", 0),
+        ("DE88370400440532013000", 0),
+        ("XX89370400440532013000", 0),
+        ("NO9386011117947", 15),
+    ],
+)
+def test_iban_has_length_and_check_digits_of_its_country(text, length):
+    assert iban_length(text) == length
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("192.0.2.7", 9),
+        ("192.0.2.7:", 9),
+        ("2001:db8::1", 11),
+        ("2001:db8::", 10),
+        ("2001:db8::1:", 11),
+        ("127.0.0.1", 0),
+        ("::1", 0),
+        ("::", 0),
+        ("0.0.0.0", 0),
+        ("256.0.0.1", 0),
+    ],
+)
+def test_ip_address_is_neither_loopback_nor_unspecified(text, length):
+    assert ip_address_length(text) == length
+
+
+@pytest.mark.parametrize(("text", "length"), [("a" * 31, 0), ("a" * 32, 32), ("abc1", 4), ("", 0)])
+def test_bearer_token_has_a_digit_or_32_characters(text, length):
+    assert bearer_token_length(text) == length

@@ -31,6 +31,7 @@ with required_by("A confidence interval or a comparison", "llamatelemetry[bench]
 Values = NDArray[np.float64]
 Ends = tuple[float | None, float | None]
 RESAMPLES: Final = 2000
+_ROUNDING: Final = 1e-12
 _UNKNOWN: Final = (None, None)
 
 
@@ -102,7 +103,9 @@ def _ratio_error(totals: Values, weights: Values) -> Values:
         return np.full(len(totals), np.nan)
     estimate = totals.sum(1, keepdims=True) / weights.sum(1, keepdims=True)
     residuals = totals - estimate * weights
-    return np.sqrt((residuals**2).sum(1) / (n - 1) * n) / weights.sum(1)
+    error = np.sqrt((residuals**2).sum(1) / (n - 1) * n) / weights.sum(1)
+    # Equal units have no spread, but residuals of rounding errors.
+    return np.where(error > _ROUNDING * np.abs(estimate[:, 0]), error, 0.0)
 
 
 def of_mean(values: Sequence[float]) -> Ends:
