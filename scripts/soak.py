@@ -3,7 +3,7 @@
 `make soak` takes ten minutes: `scripts/soak.py --seconds 600`. The program under test calls a
 scripted server, and exports to a receiver that keeps up. Both are in this process. With
 `--in-process`, the server is a transport of the HTTP client in the program, which then makes about
-four times as many calls. Exits with 1 unless, after the warm-up, memory stays within 5 MB, threads
+twice as many calls. Exits with 1 unless, after the warm-up, memory stays within 5 MB, threads
 and descriptors are constant, and each call is in the spans, the events and the metrics once.
 """
 

@@ -24,8 +24,8 @@ A thread that has waited for its turn gets as much CPU time again. The built-in 
 small part of the limit, even on adversarial texts.
 """
 
-_SHORT_CHARS: Final = 20_000
-"""Length up to which a built-in pattern keeps the interpreter lock. A search takes at most 3 ms.
+_SHORT_CHARS: Final = 10_000
+"""Length up to which a built-in pattern keeps the interpreter lock. A search takes at most 5 ms.
 
 `regex` would release the lock in each search, and the other threads of a busy program would take
 it. Each of them keeps it for 5 ms, so that a search of microseconds would take much longer.
