@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.soak import model_server, response  # noqa: E402
+from scripts._soak_server import model_server, response  # noqa: E402
 from tests.support.otlp_receiver import Received, http_receiver  # noqa: E402
 
 _PATHS = ("/v1/traces", "/v1/metrics", "/v1/logs")

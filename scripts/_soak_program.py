@@ -1,7 +1,8 @@
 """The program of scripts/soak.py: makes calls without pause, and prints its resources.
 
 Three threads and four tasks of an event loop call the server. Of eleven calls, one is a stream.
-Some calls fail, some streams are abandoned, and the texts have something to redact.
+Some calls fail, some streams are abandoned, and the texts have something to redact. Each line of
+the standard input has the numbers of spans and events of calls that the receiver has.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gc
 import itertools
 import json
 import os
+import sys
 import threading
 import time
 import urllib.request
@@ -20,9 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 
 import llamatelemetry
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from scripts._soak_server import InProcessTransport
 
 THREADS = 3
 TASKS = 4
@@ -30,6 +37,14 @@ STREAM_EVERY = 11
 FAIL_EVERY = 101
 ABANDON_EVERY = 5
 MODELS = 20
+MAX_AHEAD_IN_SPANS = 400
+"""Calls that may be made before the receiver has their spans.
+
+More calls would take the interpreter's time from the exporter, until its queue of 2,048 spans is
+full. A call has four spans.
+"""
+MAX_AHEAD_IN_EVENTS = 1_500
+"""Calls that may be made before the receiver has their events, of which a call has one."""
 _TEXT = "Write to ada@example.com about order {number}, with the key sk-{number:048d}. "
 
 
@@ -41,6 +56,23 @@ class Load:
         self._numbers = iter(range(at_most))  # `next` is atomic
         self.plain: list[int] = [0] * (THREADS + TASKS)
         self.streams: list[int] = [0] * (THREADS + TASKS)
+        self.received = (0, 0)
+
+    def read_received(self) -> None:
+        """Read the standard input until it ends."""
+        for line in sys.stdin:
+            spans, events = line.split()
+            self.received = int(spans), int(events)
+
+    @property
+    def _is_ahead(self) -> bool:
+        made, (spans, events) = sum(self.plain) + sum(self.streams), self.received
+        return made - spans > MAX_AHEAD_IN_SPANS or made - events > MAX_AHEAD_IN_EVENTS
+
+    def wait_for_receiver(self) -> None:
+        """Wait while the receiver has to catch up."""
+        while self._is_ahead and not self.is_over:
+            time.sleep(0.01)
 
     @property
     def is_over(self) -> bool:
@@ -55,6 +87,7 @@ class Load:
     def work(self, worker: int, client: openai.OpenAI) -> None:
         """Make calls in a thread."""
         for number in self.numbers():
+            self.wait_for_receiver()
             request = _request(number)
             with contextlib.suppress(openai.APIError):
                 reply: Any = client.chat.completions.create(**request)
@@ -67,6 +100,8 @@ class Load:
     async def work_async(self, worker: int, client: openai.AsyncOpenAI) -> None:
         """Make calls in a task."""
         for number in self.numbers():
+            if self._is_ahead:
+                await asyncio.to_thread(self.wait_for_receiver)
             request = _request(number)
             with contextlib.suppress(openai.APIError):
                 reply: Any = await client.chat.completions.create(**request)
@@ -89,6 +124,7 @@ class Load:
         return {
             "plain": sum(self.plain),
             "streams": sum(self.streams),
+            "cpu_s": round(time.process_time()),
             "rss_kb": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
             "threads": len(list(Path("/proc/self/task").iterdir())),
             # Without the one that lists the directory.
@@ -100,6 +136,7 @@ def _request(number: int) -> dict[str, Any]:
     request: dict[str, Any] = {
         "model": "fails" if number % FAIL_EVERY == 0 else f"model-{number % MODELS}",
         "messages": [{"role": "user", "content": _TEXT.format(number=number)}],
+        "seed": number,  # The receiver tells calls apart by it.
     }
     if number % STREAM_EVERY == 0:
         request |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -112,11 +149,18 @@ def _chunks(number: int) -> int:
 
 
 def _run(load: Load, url: str) -> None:
+    """Make the calls, to the server at `url`, or without one if it is empty."""
+    options: dict[str, Any] = {"api_key": "none", "max_retries": 0}
+    options["base_url"] = f"{url or 'http://llm.test'}/v1"
+    transport = None if url else InProcessTransport()
+
     async def tasks() -> None:
-        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        http_client = httpx2.AsyncClient(transport=transport) if transport else None
+        async with openai.AsyncOpenAI(**options, http_client=http_client) as client:
             await asyncio.gather(*(load.work_async(THREADS + n, client) for n in range(TASKS)))
 
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+    http_client = httpx2.Client(transport=transport) if transport else None
+    with openai.OpenAI(**options, http_client=http_client) as client:
         workers = [threading.Thread(target=load.work, args=(n, client)) for n in range(THREADS)]
         workers.append(threading.Thread(target=lambda: asyncio.run(tasks())))
         for worker in workers:
@@ -128,7 +172,7 @@ def _run(load: Load, url: str) -> None:
 def main() -> None:
     """Make the calls, and print the figures as lines of JSON; the last line has all of them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("url")
+    parser.add_argument("--url", default="", help="URL of the server; in this process if empty")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--interval-s", type=float, required=True)
     parser.add_argument("--calls", type=int, required=True)
@@ -136,7 +180,8 @@ def main() -> None:
     options = parser.parse_args()
     llamatelemetry.init("soak")
     load = Load(time.monotonic() + options.seconds, options.calls)
-    runner = threading.Thread(target=_run, args=(load, f"{options.url}/v1"))
+    threading.Thread(target=load.read_received, daemon=True).start()
+    runner = threading.Thread(target=_run, args=(load, options.url))
     runner.start()
     while runner.is_alive():
         runner.join(options.interval_s)

@@ -1,15 +1,15 @@
 """Make calls for minutes with every feature on, and check that nothing grows and nothing is lost.
 
 `make soak` takes ten minutes: `scripts/soak.py --seconds 600`. The program under test calls a
-scripted server, and exports to a receiver that keeps up. Both are in this process. Exits with 1
-unless, after the warm-up, memory stays within 5 MB, threads and descriptors are constant, and each
-call is in the spans, the events and the metrics once.
+scripted server, and exports to a receiver that keeps up. Both are in this process. With
+`--in-process`, the server is a transport of the HTTP client in the program, which then makes about
+twice as many calls. Exits with 1 unless, after the warm-up, memory stays within 5 MB, threads
+and descriptors are constant, and each call is in the spans, the events and the metrics once.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import socket
@@ -17,9 +17,10 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,35 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from llamatelemetry.semconv.attributes import GEN_AI_REQUEST_MODEL, PHASE  # noqa: E402
+from llamatelemetry.semconv.attributes import GEN_AI_REQUEST_SEED  # noqa: E402
+from scripts._soak_server import model_server  # noqa: E402
 from tests.support.http_server import http_server  # noqa: E402
 from tests.support.otlp_receiver import REQUESTS  # noqa: E402
 
 PROGRAM = Path(__file__).with_name("_soak_program.py")
 GROWTH_KB = 5 * 1024
 WARM_CALLS = 10_000
-_USAGE = {"prompt_tokens": 40, "completion_tokens": 4, "total_tokens": 44}
-_TIMINGS = {"cache_n": 0, "prompt_n": 40, "prompt_ms": 8.0, "predicted_n": 4, "predicted_ms": 6.0}
-_HEAD = "HTTP/1.1 {status}\r\nServer: llama.cpp\r\nContent-Type: {kind}\r\n{length}\r\n\r\n"
+
+
+class Calls:
+    """The numbers of the calls that were received. A call takes one byte of memory.
+
+    Attributes:
+        received: Calls that were received, each counted once.
+        repeated: How often a call was received that was received before.
+    """
+
+    def __init__(self) -> None:
+        self.received = self.repeated = 0
+        self._is_received = bytearray()
+
+    def add(self, number: int) -> None:
+        """Add the number of a call."""
+        missing = number + 1 - len(self._is_received)
+        self._is_received.extend(bytes(max(0, missing)))
+        self.repeated += self._is_received[number]
+        self.received += not self._is_received[number]
+        self._is_received[number] = 1
 
 
 @dataclass
@@ -44,10 +64,11 @@ class Sink:
     """Counts of the receiver. Spans are those of calls, not of their phases."""
 
     url: str = ""
-    spans: int = 0
-    events: int = 0
+    spans: Calls = field(default_factory=Calls)
+    events: Calls = field(default_factory=Calls)
     measured: int = 0
     others: Counter[str] = field(default_factory=Counter[str])
+    on_calls: Callable[[], None] = lambda: None
 
     def add(self, signal: str, message: Any) -> None:
         """Count the items of one request."""
@@ -55,17 +76,29 @@ class Sink:
             for metric in _items(message.resource_metrics, "scope_metrics", "metrics"):
                 if metric.name == "gen_ai.client.operation.duration":
                     self.measured = sum(point.count for point in metric.histogram.data_points)
-        elif signal == "traces":
+            return
+        if signal == "traces":
             for span in _items(message.resource_spans, "scope_spans", "spans"):
                 # Not by the name: redaction replaces all of it if a pattern takes too long.
-                keys = {attribute.key for attribute in span.attributes}
-                if GEN_AI_REQUEST_MODEL in keys and PHASE not in keys:
-                    self.spans += 1
+                number = _number_of(span)
+                if number is not None:
+                    self.spans.add(number)
                 else:
                     self.others[span.name] += 1
         else:
             for record in _items(message.resource_logs, "scope_logs", "log_records"):
-                self.events += record.event_name == "gen_ai.client.inference.operation.details"
+                number = _number_of(record)
+                if number is not None:
+                    self.events.add(number)
+        self.on_calls()
+
+
+def _number_of(record: Any) -> int | None:
+    """Return the number that the program has given to a call as its seed."""
+    for attribute in record.attributes:
+        if attribute.key == GEN_AI_REQUEST_SEED:
+            return attribute.value.int_value
+    return None
 
 
 def _items(resources: Any, scopes: str, items: str) -> Iterator[Any]:
@@ -97,73 +130,6 @@ def sink() -> Iterator[Sink]:
     with http_server(Handler) as port:
         counted.url = f"http://127.0.0.1:{port}"
         yield counted
-
-
-def response(model: str, *, stream: bool) -> bytes:
-    """Return the bytes of a response of llama.cpp."""
-    if model == "fails":
-        body = b'{"error": {"message": "out of memory", "type": "server_error", "code": 500}}'
-        kind, status = "application/json", "500 Internal Server Error"
-    elif not stream:
-        message = {"role": "assistant", "content": "Sent to ada@example.com."}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        reply = _reply(model, "chat.completion", choice)
-        body = json.dumps({**reply, "usage": _USAGE, "timings": _TIMINGS}).encode()
-        kind, status = "application/json", "200 OK"
-    else:
-        words = ["Sent ", "to ", "ada@example.com", "."]
-        choices = [{"index": 0, "delta": {"content": w}, "finish_reason": None} for w in words]
-        choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
-        chunks = [_reply(model, "chat.completion.chunk", choice) for choice in choices]
-        end = {**chunks[-1], "choices": [], "usage": _USAGE, "timings": _TIMINGS}
-        lines = [json.dumps(chunk) for chunk in (*chunks, end)]
-        body = "".join(f"data: {line}\n\n" for line in (*lines, "[DONE]")).encode()
-        kind, status = "text/event-stream", "200 OK"
-    head = _HEAD.format(status=status, kind=kind, length=f"Content-Length: {len(body)}")
-    return head.encode() + body
-
-
-def _reply(model: str, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
-    return {"id": "c", "object": kind, "created": 1, "model": model, "choices": [choice]}
-
-
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            _, _, length = head.lower().partition(b"content-length:")
-            if not length:  # GET /props
-                writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-                continue
-            request = json.loads(await reader.readexactly(int(length.split(b"\r\n")[0])))
-            writer.write(response(request["model"], stream=bool(request.get("stream"))))
-            await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-        writer.close()
-
-
-async def _stop(server: asyncio.Server) -> None:
-    server.close()
-    connections = asyncio.all_tasks() - {asyncio.current_task()}
-    for connection in connections:
-        connection.cancel()
-    await asyncio.gather(*connections, return_exceptions=True)
-
-
-@contextmanager
-def model_server() -> Iterator[str]:
-    """Run the scripted server, and yield its URL."""
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(_serve, "127.0.0.1", 0, backlog=4096))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.run_until_complete(_stop(server))
-        loop.close()
 
 
 def _environment(endpoint: str, port: int) -> dict[str, str]:
@@ -206,14 +172,18 @@ class Result:
     def losses(self) -> list[str]:
         """Return what does not have each call exactly once."""
         counts = {
-            "spans received": self.sink.spans,
-            "events received": self.sink.events,
+            "calls in the spans received": self.sink.spans.received,
+            "calls in the events received": self.sink.events.received,
             "calls in the metrics received": self.sink.measured,
             "calls in the metrics scraped": self.samples[-1]["scraped"],
         }
-        return [
+        found = [
             f"{what}: {n:,}, calls: {self.calls:,}" for what, n in counts.items() if n != self.calls
         ]
+        for what, calls in (("spans", self.sink.spans), ("events", self.sink.events)):
+            if calls.repeated:
+                found.append(f"{what} received again: {calls.repeated:,}")
+        return found
 
     def warm_up(self, share: float) -> int:
         """Return the number of samples of the warm-up: a share of them, until caches are full."""
@@ -236,7 +206,13 @@ class Result:
         return found
 
 
-def run(seconds: float, calls: int, interval_s: float) -> Result:
+def _send_counts(counted: Sink, program: Any) -> None:
+    with suppress(OSError, ValueError):  # The program has ended.
+        program.write(f"{counted.spans.received} {counted.events.received}\n")
+        program.flush()
+
+
+def run(seconds: float, calls: int, interval_s: float, *, in_process: bool = False) -> Result:
     """Run the program until it has made the calls, or for some seconds."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -246,13 +222,20 @@ def run(seconds: float, calls: int, interval_s: float) -> Result:
         "interval-s": interval_s,
         "prometheus-port": port,
     }
-    with sink() as counted, model_server() as url:
-        command = [sys.executable, str(PROGRAM), url]
+    server = nullcontext("") if in_process else model_server()
+    with sink() as counted, server as url:
+        options["url"] = url
+        command = [sys.executable, str(PROGRAM)]
         command += [f"--{name}={value}" for name, value in options.items()]
         samples: list[dict[str, int]] = []
         with subprocess.Popen(
-            command, env=_environment(counted.url, port), stdout=subprocess.PIPE, text=True
+            command,
+            env=_environment(counted.url, port),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as program:
+            counted.on_calls = partial(_send_counts, counted, program.stdin)
             try:
                 for line in program.stdout or ():
                     samples.append(json.loads(line))
@@ -271,15 +254,16 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=1_100_000, help="calls at most")
     parser.add_argument("--interval-s", type=float, default=10, help="time between two samples")
     parser.add_argument("--warm-up", type=float, default=0.25, help="share of the samples")
+    parser.add_argument("--in-process", action="store_true", help="leave out the network")
     options = parser.parse_args()
-    result = run(options.seconds, options.calls, options.interval_s)
+    result = run(options.seconds, options.calls, options.interval_s, in_process=options.in_process)
     last, warm_up = result.samples[-1], result.warm_up(options.warm_up)
     is_warm = warm_up < len(result.samples) - 2
     warm, end = result.samples[warm_up if is_warm else 0], result.samples[-2:][0]
     print(
         f"{last['plain']:,} plain calls and {last['streams']:,} streams: "
-        f"{result.sink.spans:,} spans of calls, {sum(result.sink.others.values()):,} other spans, "
-        f"{result.sink.events:,} events and {result.sink.measured:,} measurements received\n"
+        f"{result.sink.spans.received:,} spans of calls, {sum(result.sink.others.values()):,} other spans, "
+        f"{result.sink.events.received:,} events and {result.sink.measured:,} measurements received\n"
         f"from the warm-up to the end: memory {warm['rss_kb']:,} to {end['rss_kb']:,} kB, "
         f"threads {warm['threads']} to {end['threads']}, files {warm['files']} to {end['files']}"
     )

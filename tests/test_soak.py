@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.soak import GROWTH_KB, Result, Sink, run
+from scripts.soak import GROWTH_KB, Calls, Result, Sink, run
 
 
-def test_soak_loses_no_call():
-    result = run(seconds=60, calls=60, interval_s=0.5)
+@pytest.mark.parametrize("in_process", [False, True])
+def test_soak_loses_no_call(in_process):
+    result = run(seconds=60, calls=60, interval_s=0.5, in_process=in_process)
     assert result.losses() == []
     assert result.calls == 60
     assert result.samples[-1]["streams"] == 6
@@ -45,6 +46,16 @@ def test_warm_up_lasts_until_caches_are_full():
     assert Result([*samples, LAST], Sink()).warm_up(0.75) == 15
 
 
-def test_soak_reports_a_lost_call():
-    sink = Sink(spans=5, events=6, measured=6)
-    assert Result([sample(), LAST], sink).losses() == ["spans received: 5, calls: 6"]
+def received(*numbers: int) -> Calls:
+    calls = Calls()
+    for number in numbers:
+        calls.add(number)
+    return calls
+
+
+def test_soak_reports_a_lost_and_a_repeated_call():
+    sink = Sink(spans=received(0, 5, 2, 3, 1), events=received(0, 1, 2, 3, 4, 5, 2), measured=6)
+    assert Result([sample(), LAST], sink).losses() == [
+        "calls in the spans received: 5, calls: 6",
+        "events received again: 1",
+    ]

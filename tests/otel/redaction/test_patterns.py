@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
+import threading
 import time
 
 import pytest
@@ -254,6 +256,40 @@ def test_user_pattern_raises_timeout_error_at_its_time_limit():
         list(pattern.spans(text))
     # The factor allows for a busy machine. Without a limit the search would not end.
     assert time.monotonic() - started < 100 * matching.BASE_S
+
+
+def test_time_limit_does_not_count_waiting():
+    def check(match: str) -> int:
+        time.sleep(matching.BASE_S + 0.02)
+        return len(match)
+
+    pattern = Pattern("word", r"\w+", check=check)
+    assert list(pattern.spans("one two")) == [(0, 3), (4, 7)]
+
+
+def test_built_in_pattern_keeps_interpreter_lock_on_short_text():
+    """A thread that waits for the lock must not get it in each search."""
+    pytest.importorskip("regex")
+    runs, may_run = [0], threading.Event()
+
+    def run() -> None:
+        may_run.wait()
+        for _ in range(1_000_000):
+            runs[0] += 1
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    interval_s = sys.getswitchinterval()
+    # From here on, this thread gives the lock away only if a search releases it.
+    sys.setswitchinterval(100)
+    try:
+        may_run.set()
+        assert list(BUILT_IN["url_credentials"].spans("user@host ://a:b " * 580)) == []
+        runs_during_search = runs[0]
+    finally:
+        sys.setswitchinterval(interval_s)
+        thread.join()
+    assert runs_during_search == 0
 
 
 class TestResolvePatterns:

@@ -13,14 +13,22 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any, Final
 
 BASE_S: Final = 0.1
 PER_CHAR_S: Final = 4e-6
 """Time limit of one pattern on one text: 0.1 s plus 4 s per million characters.
 
-The built-in patterns need a small part of it, even on adversarial texts.
+A thread that has waited for its turn gets as much CPU time again. The built-in patterns need a
+small part of the limit, even on adversarial texts.
+"""
+
+_SHORT_CHARS: Final = 10_000
+"""Length up to which a built-in pattern keeps the interpreter lock. A search takes at most 5 ms.
+
+`regex` would release the lock in each search, and the other threads of a busy program would take
+it. Each of them keeps it for 5 ms, so that a search of microseconds would take much longer.
 """
 
 PIP_COMMAND: Final = "pip install 'llamatelemetry-core[redaction]'"
@@ -42,6 +50,7 @@ class Matcher:
     """
 
     def __init__(self, expression: str, *, trusted: bool = False) -> None:
+        self._trusted = trusted
         self._regex = _import_regex()
         if self._regex is None:
             if not trusted:
@@ -65,16 +74,23 @@ class Matcher:
         time limit. The part of the text behind the last match is then unknown.
         """
         search = self._compiled.search
+        if self._regex is None:
+            return lambda at: search(text, at)
         limit_s = BASE_S + len(text) * PER_CHAR_S
-        until_s = monotonic() + limit_s
+        releases_lock = not self._trusted or len(text) > _SHORT_CHARS
+        # Cheaper than `thread_time`, but it also counts while other threads run.
+        clock: Callable[[], float] = monotonic
+        until_s = clock() + limit_s
 
         def next_match(at: int) -> re.Match[str] | None:
-            left_s = until_s - monotonic()
+            nonlocal clock, until_s
+            left_s = until_s - clock()
+            if left_s <= 0 and clock is monotonic:
+                clock, left_s = thread_time, limit_s
+                until_s = clock() + limit_s
             if left_s <= 0:
                 raise TimeoutError
-            if self._regex is None:
-                return search(text, at)
-            return search(text, at, timeout=left_s)
+            return search(text, at, timeout=left_s, concurrent=releases_lock)
 
         return next_match
 

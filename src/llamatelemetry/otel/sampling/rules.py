@@ -199,10 +199,14 @@ def with_decision(span: ReadableSpan, decision: KeepDecision) -> ReadableSpan:
             context.trace_flags,
             _with_rate(context.trace_state, decision.rate),
         )
-    # Without a limit on their number, which would drop the first attribute.
-    attributes = BoundedAttributes(attributes=span.attributes, immutable=False)
-    attributes.update({SAMPLING_RULE: decision.rule, SAMPLING_RATE: rate})
-    attributes.dropped = span.dropped_attributes
+    attributes: Any = {
+        **(span.attributes or {}),
+        SAMPLING_RULE: decision.rule,
+        SAMPLING_RATE: rate,
+    }
+    if span.dropped_attributes:  # Only the SDK's own mapping has their number, and it is slower.
+        attributes = BoundedAttributes(attributes=attributes)
+        attributes.dropped = span.dropped_attributes
     return ReadableSpan(
         span.name,
         context,
