@@ -21,6 +21,16 @@ span = trace.get_tracer("shop").start_span("order")
 span.set_attribute("url.full", "https://host/?api_key=abc123")
 span.end()
 """
+LATE_SPAN = """
+import builtins
+from opentelemetry import trace
+class Late:
+    span = trace.get_tracer("shop").start_span("order", attributes={"number": 1})
+    def __del__(self):
+        self.span.end()
+        print("ended")
+builtins.late = Late()
+"""
 REDACTION = "llamatelemetry.otel.redaction"
 
 
@@ -45,6 +55,7 @@ def output_of(program: str, **more: str) -> str:
         timeout=100,
         check=True,
     )
+    assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
 
 
@@ -98,6 +109,10 @@ def test_first_span_of_program_has_no_secrets():
     exported = output_of(SPAN, OTEL_TRACES_EXPORTER="console")
     assert "https://host/?api_key=[REDACTED]" in exported
     assert "abc123" not in exported
+
+
+def test_first_span_may_end_after_the_interpreter_has_stopped_importing():
+    assert output_of(LATE_SPAN) == "ended\n"
 
 
 def test_every_public_name_of_genai_is_loaded_on_first_use():

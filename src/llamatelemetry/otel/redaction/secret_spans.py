@@ -6,6 +6,7 @@ The first span with something to examine does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -57,7 +58,10 @@ class SecretsSpanProcessor(SpanProcessor):
                 self._redact_parts(span, self._start())
         except Exception as error:
             drop_parts(span, _drop_secrets)
-            fail_closed.log_once("the secrets of a span", error)
+            # An object can end a span when the interpreter cannot import any more. By then, the
+            # exporters have shut down.
+            if not sys.is_finalizing():
+                fail_closed.log_once("the secrets of a span", error)
 
     def _start(self) -> Redaction:
         redactor = self._redactor
