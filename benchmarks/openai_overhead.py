@@ -43,15 +43,15 @@ def plain_body(timings: dict[str, Any] | None) -> bytes:
     return json.dumps(reply | ({"timings": timings} if timings else {})).encode()
 
 
-def stream_body() -> bytes:
-    """Return a chat stream of `CHUNKS` chunks."""
+def stream_body(chunks: int = CHUNKS) -> bytes:
+    """Return a chat stream."""
     chunk = {
         **_HEAD,
         "object": "chat.completion.chunk",
         "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}],
     }
     line = f"data: {json.dumps(chunk)}\n\n".encode()
-    return line * CHUNKS + b"data: [DONE]\n\n"
+    return line * chunks + b"data: [DONE]\n\n"
 
 
 def client(body: bytes, content_type: str) -> openai.OpenAI:

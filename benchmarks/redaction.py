@@ -24,7 +24,7 @@ from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import matching
 from llamatelemetry.otel.redaction.patterns import BUILT_IN, Pattern
-from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.otel.redaction.adversarial import ADVERSARIAL, repeated

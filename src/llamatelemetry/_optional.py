@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,8 @@ class MissingPackageError(ImportError):
     """
 
     def __init__(self, feature: str, module: str, requirements: tuple[str, ...]) -> None:
+        import shlex  # here, because every program imports this module
+
         root = module.partition(".")[0]
         self.package = module if root in _NAMESPACES else root
         self.command = f"pip install {shlex.join(requirements)}"

@@ -21,7 +21,7 @@ from llamatelemetry.config import (
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.otel.process.deadline import Deadline, flush_global_providers
 from llamatelemetry.otel.process.forking import ForkSafeLock
-from llamatelemetry.otel.redaction.rules import with_valid_rules
+from llamatelemetry.otel.redaction.options import with_valid_rules
 from llamatelemetry.otel.trace_graph.graph import GRAPHS_DISABLED
 
 if TYPE_CHECKING:

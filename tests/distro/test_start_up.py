@@ -15,10 +15,27 @@ from llamatelemetry import genai
 
 INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
 PROGRAM = "import sys{}; print(*sorted(n for n in sys.modules if n.startswith('llamatelemetry')))"
+SPAN = """
+from opentelemetry import trace
+span = trace.get_tracer("shop").start_span("order")
+span.set_attribute("url.full", "https://host/?api_key=abc123")
+span.end()
+"""
+LATE_SPAN = """
+import builtins
+from opentelemetry import trace
+class Late:
+    span = trace.get_tracer("shop").start_span("order", attributes={"number": 1})
+    def __del__(self):
+        self.span.end()
+        print("ended")
+builtins.late = Late()
+"""
+REDACTION = "llamatelemetry.otel.redaction"
 
 
-def loaded_by(imports: str) -> set[str]:
-    """Return the modules of llamatelemetry that the program has loaded at its end."""
+def output_of(program: str, **more: str) -> str:
+    """Return what a program prints that is started without code changes."""
     others = [
         each.name
         for each in entry_points(group="opentelemetry_instrumentor")
@@ -28,16 +45,23 @@ def loaded_by(imports: str) -> set[str]:
         **{f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")},
         "OTEL_PYTHON_DISTRO": "llamatelemetry",
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ",".join(others),
+        **more,
     }
     done = subprocess.run(
-        [str(INSTRUMENT), sys.executable, "-c", PROGRAM.format(imports)],
+        [str(INSTRUMENT), sys.executable, "-c", program],
         env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=100,
         check=True,
     )
-    return set(done.stdout.split())
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def loaded_by(imports: str, **more: str) -> set[str]:
+    """Return the modules of llamatelemetry that the program has loaded at its end."""
+    return set(output_of(PROGRAM.format(imports), **more).split())
 
 
 @pytest.mark.parametrize("library", ["httpx", "requests", "urllib3", "aiohttp", "openai"])
@@ -58,10 +82,37 @@ def has_nvml_library() -> bool:
 
 
 def test_program_does_not_load_code_of_unused_options():
-    unused = {"llamatelemetry.otel.trace_graph.processor", "llamatelemetry.otel.redaction.logs"}
+    unused = {
+        "llamatelemetry.otel.trace_graph.processor",
+        "llamatelemetry.otel.sampling.rules",
+        "llamatelemetry.otel.sampling.tail_sampler",
+        "llamatelemetry.server_metrics",
+    }
     if not has_nvml_library():
         unused |= {"llamatelemetry.gpu.monitor", "llamatelemetry.gpu.detector"}
-    assert loaded_by("") & unused == set()
+        unused |= {"llamatelemetry.otel.process.leader_election"}
+    loaded = loaded_by("")
+    assert loaded & unused == set()
+    assert {name for name in loaded if name.startswith(f"{REDACTION}.")} == {
+        f"{REDACTION}.{name}" for name in ("fail_closed", "options", "secret_spans")
+    }
+
+
+def test_options_load_their_code_at_the_start():
+    redaction = loaded_by("", LLAMATELEMETRY_REDACT_PATTERNS="email")
+    assert {f"{REDACTION}.spans", f"{REDACTION}.logs"} <= redaction
+    sampling = loaded_by("", LLAMATELEMETRY_SAMPLING="only_errors")
+    assert "llamatelemetry.otel.sampling.tail_sampler" in sampling
+
+
+def test_first_span_of_program_has_no_secrets():
+    exported = output_of(SPAN, OTEL_TRACES_EXPORTER="console")
+    assert "https://host/?api_key=[REDACTED]" in exported
+    assert "abc123" not in exported
+
+
+def test_first_span_may_end_after_the_interpreter_has_stopped_importing():
+    assert output_of(LATE_SPAN) == "ended\n"
 
 
 def test_every_public_name_of_genai_is_loaded_on_first_use():

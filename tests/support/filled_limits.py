@@ -33,7 +33,7 @@ from llamatelemetry.otel.redaction.attribute_names import NameClassifier
 from llamatelemetry.otel.redaction.processor_base import ResourceRedactor
 from llamatelemetry.otel.redaction.redactor import Redactor
 from llamatelemetry.otel.redaction.rules import Rules
-from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 from llamatelemetry.otel.sampling.rules import Policy
 from llamatelemetry.otel.sampling.tail_sampler import TailSampler
 from llamatelemetry.otel.trace_graph.graph import TraceGraph
@@ -234,8 +234,9 @@ def _clean_texts(count: int) -> Sized:
 
 def _harmless_names(count: int) -> Sized:
     processor = SecretsSpanProcessor()
+    redaction = processor._start()
     for number in range(count):
-        processor._may_hold_secret(f"name.{number}")
+        processor._may_hold_secret(f"name.{number}", redaction)
     return lambda: processor._harmless_names
 
 

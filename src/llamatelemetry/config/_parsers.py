@@ -160,11 +160,12 @@ def _pattern_text(value: object) -> str:
     return _parse_text(expression_with_flags(pattern))
 
 
-_PATTERN_NAMES = re.compile(r"[a-z][a-z0-9_]*(\s*,\s*[a-z][a-z0-9_]*)+", re.IGNORECASE)
+# Compiled on first use, as no other value needs it: that takes longer than importing this module.
+_PATTERN_NAMES = r"(?i)[a-z][a-z0-9_]*(\s*,\s*[a-z][a-z0-9_]*)+"
 
 
 def _pattern_list(text: str) -> Iterable[object]:
-    if _PATTERN_NAMES.fullmatch(text):
+    if re.fullmatch(_PATTERN_NAMES, text):
         return parse_list(text)
     # Regular expressions contain commas ("\d{3,4}"), so a list of them must be a JSON array.
     # An expression that starts with a bracket ("[0-9]+") is not a JSON array of strings.

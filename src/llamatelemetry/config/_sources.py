@@ -12,7 +12,6 @@ OpenTelemetry's schema reserves for distributions:
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import os
@@ -161,4 +160,6 @@ def _load(path: str, _modified_ns: int) -> Mapping[str, object]:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the name with the most similar spelling."""
+    import difflib  # only a message about an unknown name needs it
+
     return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]

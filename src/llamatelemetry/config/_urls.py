@@ -42,22 +42,23 @@ linear search: every repetition is bounded.
 """
 
 _MASK: Final = "***"
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,32}://[^\s\"'<>,]*")
+# Compiled on first use: most programs show no URL.
+_URL: Final = r"[A-Za-z][A-Za-z0-9+.-]{0,32}://[^\s\"'<>,]*"
 # Up to the last "@": an invalid URL may have a password with "@", "/" or "#" in it.
-_USER_INFO: Final = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*://)?)[^?]*@")
-_QUERY: Final = re.compile(r"[?#].*", re.DOTALL)
-_VALUE: Final = re.compile(r"(?<=[?&;#])(?:([^=&;#]*)=)?[^&;#]*")
+_USER_INFO: Final = r"^((?:[A-Za-z][A-Za-z0-9+.-]*://)?)[^?]*@"
+_QUERY: Final = r"(?s)[?#].*"
+_VALUE: Final = r"(?<=[?&;#])(?:([^=&;#]*)=)?[^&;#]*"
 
 
 def mask_url(url: str) -> str:
     """Return a URL, or `host:port`, with user, password, and all values of the query masked."""
-    without_user = _USER_INFO.sub(rf"\1{_MASK}@", url)
-    return _QUERY.sub(lambda query: _VALUE.sub(_masked_value, query[0]), without_user)
+    without_user = re.sub(_USER_INFO, rf"\1{_MASK}@", url)
+    return re.sub(_QUERY, lambda query: re.sub(_VALUE, _masked_value, query[0]), without_user)
 
 
 def mask_urls(text: str) -> str:
     """Return a text with each URL in it masked; see `mask_url`."""
-    return _URL.sub(lambda found: mask_url(found[0]), text) if "://" in text else text
+    return re.sub(_URL, lambda found: mask_url(found[0]), text) if "://" in text else text
 
 
 def _masked_value(found: re.Match[str]) -> str:

@@ -26,7 +26,7 @@ from llamatelemetry.config.declarative import load_config_file
 from llamatelemetry.distro._instrumentors import instrumentors
 from llamatelemetry.distro._sdk import setup_from_file, setup_from_options
 from llamatelemetry.distro._setup import Setup
-from llamatelemetry.otel.redaction.rules import with_valid_rules
+from llamatelemetry.otel.redaction.options import with_valid_rules
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor

@@ -8,8 +8,7 @@ protocol, the meaning of a full signal URL as the general endpoint, and the expo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from llamatelemetry.config import OPTIONS, SIGNALS, LlamaTelemetryConfig
@@ -22,8 +21,7 @@ _ENTRY_POINTS = {GRPC: "otlp_proto_grpc", HTTP: HTTP_EXPORTER, "file": "llamatel
 _PROTOCOLS = {"otlp_proto_grpc": GRPC, HTTP_EXPORTER: HTTP}
 
 
-@dataclass(frozen=True)
-class ExportPlan:
+class ExportPlan(NamedTuple):
     """The exporters of every signal.
 
     Attributes:
@@ -53,20 +51,19 @@ def is_explicit(config: LlamaTelemetryConfig, name: str) -> bool:
     return given is not None and not given.origin.startswith(("OTEL_", "default"))
 
 
-@dataclass
 class _SignalSettings:
     """The plan of one signal.
 
-    Attributes:
-        is_unexported: Whether the general endpoint is that of another signal, and this signal
-            has none of its own.
+    `is_unexported` is `True` if the general endpoint is that of another signal, and this signal
+    has none of its own.
     """
 
-    name: str
-    config: LlamaTelemetryConfig
-    environ: Mapping[str, str]
-    warnings: list[str] = field(default_factory=list[str])
-    is_unexported: bool = False
+    def __init__(self, name: str, config: LlamaTelemetryConfig, environ: Mapping[str, str]) -> None:
+        self.name = name
+        self.config = config
+        self.environ = environ
+        self.warnings: list[str] = []
+        self.is_unexported = False
 
     def exporters(self) -> Mapping[str, Mapping[str, Any]]:
         if self.name == "metrics" and not self.config.enable_metrics:

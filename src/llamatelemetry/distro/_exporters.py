@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from llamatelemetry.distro._export_plan import PROMETHEUS_EXPORTER, ExportPlan
@@ -28,16 +27,17 @@ def installed_exporters(plan: ExportPlan) -> ExportPlan:
     exporters: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     warnings = list(plan.warnings)
     for signal, named in plan.exporters.items():
-        installed = {each.name for each in entry_points(f"opentelemetry_{signal}_exporter")}
-        if importlib.util.find_spec("opentelemetry.exporter.prometheus") is None:
-            installed.discard(PROMETHEUS_EXPORTER)
-        exporters[signal] = {name: each for name, each in named.items() if name in installed}
-        warnings += [
-            _missing_warning(signal, name, exporters[signal])
-            for name in named
-            if name not in installed
-        ]
-    return replace(plan, exporters=exporters, warnings=tuple(warnings))
+        found = {name: each for name, each in named.items() if _is_installed(signal, name)}
+        exporters[signal] = found
+        warnings += [_missing_warning(signal, name, found) for name in named if name not in found]
+    return ExportPlan(exporters, tuple(warnings))
+
+
+def _is_installed(signal: str, name: str) -> bool:
+    module = "opentelemetry.exporter.prometheus"
+    if name == PROMETHEUS_EXPORTER and importlib.util.find_spec(module) is None:
+        return False
+    return any(each.name == name for each in entry_points(f"opentelemetry_{signal}_exporter"))
 
 
 def _missing_warning(signal: str, name: str, others: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from llamatelemetry._nvml_library import has_nvml_library
 from llamatelemetry.genai import internal_errors
-from llamatelemetry.otel.process.leader_election import LeaderElection
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from llamatelemetry.gpu.metrics import GpuMetrics
     from llamatelemetry.gpu.monitor import GpuMonitor
     from llamatelemetry.gpu.spans import SpanGpu
+    from llamatelemetry.otel.process.leader_election import LeaderElection
 
 DETECTOR: Final = "llamatelemetry_gpu"
 """Entry point of the resource detector."""
@@ -75,6 +75,8 @@ class GpuTelemetry:
             return
         try:
             if self._config.enable_metrics:
+                from llamatelemetry.otel.process.leader_election import LeaderElection
+
                 self._election = LeaderElection("gpu-metrics", service_name)
                 _the_instruments().show(self._monitor)
             _observe_dropped_spans(self._spans)
@@ -122,6 +124,8 @@ def _record_pass(duration_s: float) -> None:
 
 def _shared_folder() -> Path | None:
     """Return the directory of this user's lock files, which all processes on this host share."""
+    from llamatelemetry.otel.process.leader_election import LeaderElection
+
     election = LeaderElection("gpu-calls", "")
     election.is_leader()
     folder = election.path.parent if election.path else None

@@ -69,7 +69,7 @@ def preferred_instrumentor(
     `mode` is the value of the option `instrumentors`. Neither the names in `disabled` nor those in
     `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` are loaded.
     """
-    if mode == "all" or is_llamatelemetry(entry_point) != (mode == "theirs"):
+    if not _can_be_replaced(entry_point, mode):
         return None
     return next(
         (
@@ -79,6 +79,10 @@ def preferred_instrumentor(
         ),
         None,
     )
+
+
+def _can_be_replaced(entry_point: EntryPoint, mode: str) -> bool:
+    return mode != "all" and is_llamatelemetry(entry_point) == (mode == "theirs")
 
 
 def skip_message(entry_point: EntryPoint, preferred: EntryPoint) -> str:
@@ -191,7 +195,8 @@ class Instrumentors:
             return
         mode = self.config.instrumentors
         disabled = frozenset(name for name, enabled in self._declared.items() if not enabled)
-        installed = entry_points(GROUP)
+        # Reading the installed distributions takes long, so only if there may be another one.
+        installed = entry_points(GROUP) if _can_be_replaced(entry_point, mode) else ()
         preferred = preferred_instrumentor(entry_point, installed, mode, environ, disabled)
         # The preferred one is loaded now, before its turn, because only that proves it can be.
         if preferred is None or not self._load(preferred, options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from llamatelemetry.otel._sdk_private import meter_provider_resource, update_res
 from llamatelemetry.otel.processor_chains import prepend_processors, remove_processors
 from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.redaction import fail_closed
-from llamatelemetry.otel.redaction.redactor import Redactor
-from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor, SecretsSpanProcessor
+from llamatelemetry.otel.redaction.options import asks_for_redaction
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 from llamatelemetry.otel.span_processors import SessionSpanProcessor
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from llamatelemetry.config import LlamaTelemetryConfig
     from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
+    from llamatelemetry.otel.redaction.redactor import Redactor
+    from llamatelemetry.otel.redaction.rules import Rules
+    from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
 
 
 def arrange(
@@ -60,10 +64,22 @@ def arrange(
     )
 
 
+def _rules(span_processors: Sequence[SpanProcessor]) -> list[Rules]:
+    """Return the rules of the redacting processors among these."""
+    # There is none unless something has loaded the module of their class.
+    loaded: Any = sys.modules.get("llamatelemetry.otel.redaction.spans")
+    kind: type[RedactionSpanProcessor] | None = loaded and loaded.RedactionSpanProcessor
+    return [each.rules for each in span_processors if kind and isinstance(each, kind)]
+
+
 def _redactors(span_processors: Sequence[SpanProcessor]) -> list[Redactor]:
     """Return redactors with the rules of the redacting processors among these."""
-    redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
-    return [Redactor(each.rules) for each in redacting]
+    rules = _rules(span_processors)
+    if not rules:
+        return []
+    from llamatelemetry.otel.redaction.redactor import Redactor
+
+    return [Redactor(each) for each in rules]
 
 
 def _redact_attribute(redactors: Sequence[Redactor], name: str, value: Any) -> Any:
@@ -79,6 +95,10 @@ def _redact_attribute(redactors: Sequence[Redactor], name: str, value: Any) -> A
 
 def redaction_processors(config: LlamaTelemetryConfig) -> tuple[SpanProcessor, ...]:
     """Return the span processor that the options `redact_*` ask for, if any."""
+    if not asks_for_redaction(config):
+        return ()
+    from llamatelemetry.otel.redaction.spans import RedactionSpanProcessor
+
     processor = RedactionSpanProcessor.from_config(config)
     return () if processor is None else (processor,)
 
@@ -87,12 +107,12 @@ def log_redaction_processors(
     span_processors: Sequence[SpanProcessor],
 ) -> list[RedactionLogProcessor]:
     """Return log record processors with the rules of the redacting span processors."""
-    redacting = [each for each in span_processors if isinstance(each, RedactionSpanProcessor)]
-    if not redacting:
+    rules = _rules(span_processors)
+    if not rules:
         return []
     from llamatelemetry.otel.redaction.logs import RedactionLogProcessor
 
-    return [RedactionLogProcessor.from_rules(each.rules) for each in redacting]
+    return [RedactionLogProcessor.from_rules(each) for each in rules]
 
 
 class LogAndMetricRedaction:

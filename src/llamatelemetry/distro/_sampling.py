@@ -1,8 +1,12 @@
-"""The option `sampling` applied to a provider, and the samplers of the entry points."""
+"""The option `sampling` applied to a provider, and the samplers of the entry points.
+
+The rules and the tail sampler are imported only if an option or a variable names a rule.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +16,13 @@ from llamatelemetry.config import SAMPLING_RULES, LlamaTelemetryConfig, active_c
 from llamatelemetry.distro._export_plan import is_explicit
 from llamatelemetry.otel.processor_chains import install_tail_sampler
 from llamatelemetry.otel.providers import DelegatingTracerProvider
-from llamatelemetry.otel.sampling.rules import Policy, RuleSampler, ratio_sampler
-from llamatelemetry.otel.sampling.tail_sampler import TailSampler, count_decisions
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.sdk.trace.sampling import Sampler
+
+    from llamatelemetry.otel.sampling.rules import Policy, RuleSampler
+    from llamatelemetry.otel.sampling.tail_sampler import TailSampler
 
 _logger = logging.getLogger("llamatelemetry.distro")
 
@@ -47,7 +52,8 @@ def sample_at_end(
     The processors `in_front` receive every span. If llamatelemetry created neither the provider
     nor its sampler (`is_created`), the tail sampler applies `ratio`, too.
     """
-    count_decisions(False)
+    if (loaded := _loaded("tail_sampler")) is not None:
+        loaded.count_decisions(False)
     _warn_of_unused_options(config, getattr(provider, "sampler", None))
     rules = _rules(config)
     if rules is None and not is_created and is_explicit(config, "sampling"):
@@ -84,16 +90,22 @@ def _sampler(config: LlamaTelemetryConfig) -> Sampler | None:
     rules = _rules(config)
     if rules is None:
         return None
+    from llamatelemetry.otel.sampling.rules import RuleSampler, ratio_sampler
+
     return ratio_sampler(config.sample_rate) if rules == {"ratio"} else RuleSampler(_policy(config))
 
 
 def _policy(config: LlamaTelemetryConfig) -> Policy:
+    from llamatelemetry.otel.sampling.rules import Policy
+
     return Policy.named(config.sampling, rate=config.sample_rate, slow_s=config.slow_threshold_s)
 
 
 def _install(
     policy: Policy, provider: Any, in_front: Sequence[SpanProcessor] = ()
 ) -> TailSampler | None:
+    from llamatelemetry.otel.sampling.tail_sampler import TailSampler, count_decisions
+
     tail_sampler = TailSampler(policy)
     try:
         is_new = install_tail_sampler(provider, tail_sampler, in_front)
@@ -106,11 +118,19 @@ def _install(
 
 def _rule_sampler(provider: Any) -> RuleSampler | None:
     """Return the provider's sampler, or the root of a parent-based one, if it is a `RuleSampler`."""
+    rules = _loaded("rules")
+    if rules is None:
+        return None
     sampler = getattr(provider, "sampler", None)
     for each in (sampler, *vars(sampler or object).values()):
-        if isinstance(each, RuleSampler):
+        if isinstance(each, rules.RuleSampler):
             return each
     return None
+
+
+def _loaded(name: str) -> Any:
+    """Return a module of `otel.sampling`, or `None` if nothing has needed it yet."""
+    return sys.modules.get(f"llamatelemetry.otel.sampling.{name}")
 
 
 _NEEDS = {"sample_rate": "ratio", "slow_threshold_s": "only_slow"}
@@ -137,12 +157,14 @@ def ratio(argument: str | None = None) -> Sampler:
 
     Without an argument, it is the option `sample_rate`.
     """
+    from llamatelemetry.otel.sampling.rules import ratio_sampler
+
     return ratio_sampler(float(argument) if argument else active_config().sample_rate)
 
 
 def only_errors(argument: str | None = None) -> Sampler:  # noqa: ARG001 - the SDK passes it
     """Return the sampler `llamatelemetry_only_errors`."""
-    return RuleSampler(Policy(errors=True), _install_globally)
+    return _rule_sampler_of(errors=True)
 
 
 def only_slow(argument: str | None = None) -> Sampler:
@@ -150,12 +172,18 @@ def only_slow(argument: str | None = None) -> Sampler:
 
     Without an argument, it is the option `slow_threshold_s`.
     """
-    return RuleSampler(Policy(slow_s=_seconds(argument)), _install_globally)
+    return _rule_sampler_of(slow_s=_seconds(argument))
 
 
 def only_errors_or_slow(argument: str | None = None) -> Sampler:
     """Return the sampler `llamatelemetry_only_errors_or_slow`; argument as for `only_slow`."""
-    return RuleSampler(Policy(errors=True, slow_s=_seconds(argument)), _install_globally)
+    return _rule_sampler_of(errors=True, slow_s=_seconds(argument))
+
+
+def _rule_sampler_of(*, errors: bool = False, slow_s: float | None = None) -> RuleSampler:
+    from llamatelemetry.otel.sampling.rules import Policy, RuleSampler
+
+    return RuleSampler(Policy(errors, slow_s), _install_globally)
 
 
 def _seconds(argument: str | None) -> float:

@@ -37,8 +37,8 @@ from llamatelemetry.otel.processor_chains import (
 )
 from llamatelemetry.otel.providers import SIGNALS
 from llamatelemetry.otel.redaction.fail_closed import FAILURES
-from llamatelemetry.otel.redaction.rules import REDACTION_OPTIONS, weakened_options
-from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction.options import REDACTION_OPTIONS, weakened_options
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor

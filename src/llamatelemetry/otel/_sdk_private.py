@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
-import pkgutil
+import operator
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,11 +58,17 @@ def sdk_configurator() -> Callable[..., None] | None:
     and loggers. The SDK documents it as a base class for distros.
     """
     try:
-        base = pkgutil.resolve_name("opentelemetry.sdk._configuration:_OTelSDKConfigurator")
+        base = _resolve("opentelemetry.sdk._configuration:_OTelSDKConfigurator")
     except (ImportError, AttributeError):
         return None
     # The SDK keeps one instance per class. One of its own class would be that of all subclasses.
     return type("SdkConfigurator", (base,), {})().configure
+
+
+def _resolve(name: str) -> Any:
+    """Return the object that is named as `module:name`."""
+    module, _, path = name.partition(":")
+    return operator.attrgetter(path)(importlib.import_module(module))
 
 
 class ProcessorChain:
@@ -327,7 +334,7 @@ def is_missing(name: str, providers: Mapping[str, Any]) -> bool:
         if module.rpartition(".")[0] not in sys.modules:
             return False
         try:
-            pkgutil.resolve_name(name)
+            _resolve(name)
         except (ImportError, AttributeError):
             return True
         return False

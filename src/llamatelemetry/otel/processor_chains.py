@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -14,7 +14,9 @@ from llamatelemetry.otel._sdk_private import (
     log_processor_chain,
     span_processor_chain,
 )
-from llamatelemetry.otel.sampling.tail_sampler import TailSampler
+
+if TYPE_CHECKING:
+    from llamatelemetry.otel.sampling.tail_sampler import TailSampler
 
 _logger = logging.getLogger("llamatelemetry.otel")
 
@@ -79,7 +81,7 @@ def install_tail_sampler(
         raise TypeError(f"{provider!r} does not have the span processors of the SDK")
 
     def install(present: tuple[Any, ...]) -> tuple[Any, ...]:
-        if any(isinstance(each, TailSampler) for each in present):
+        if any(isinstance(each, type(sampler)) for each in present):
             return present
         first = tuple(each for each in present if any(each is other for other in in_front))
         for each in present:

@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode
 
 from llamatelemetry.otel.redaction import fail_closed
 from llamatelemetry.otel.redaction.redactor import Redaction
-from llamatelemetry.otel.redaction.spans import SecretsSpanProcessor
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 
 GONE = "[REDACTED]"
 

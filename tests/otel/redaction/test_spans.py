@@ -25,6 +25,7 @@ from llamatelemetry.otel import RedactionSpanProcessor
 from llamatelemetry.otel.redaction import fail_closed, spans
 from llamatelemetry.otel.redaction.redactor import Redaction
 from llamatelemetry.otel.redaction.rules import Rules
+from llamatelemetry.otel.redaction.secret_spans import SecretsSpanProcessor
 
 GONE = "[REDACTED]"
 SECRET = "c4n4ry-7f3a"
@@ -538,14 +539,14 @@ class TestFailClosed:
         )
         assert dict(attributes) == {"n": 1, fail_closed.FAILED_ATTRIBUTE: True}
 
-    @pytest.mark.parametrize("processor", [RedactionSpanProcessor, spans.SecretsSpanProcessor])
+    @pytest.mark.parametrize("processor", [RedactionSpanProcessor, SecretsSpanProcessor])
     def test_on_ending_redacts_when_span_has_no_lock(self, processor):
         span = Pipeline().tracer.start_span("work", attributes={"app.password": SECRET})
         del span._lock
         processor()._on_ending(span)
         assert dict(span.attributes) == {"app.password": GONE}
 
-    @pytest.mark.parametrize("processor", [RedactionSpanProcessor, spans.SecretsSpanProcessor])
+    @pytest.mark.parametrize("processor", [RedactionSpanProcessor, SecretsSpanProcessor])
     def test_on_ending_raises_nothing_when_span_has_no_attributes(self, processor):
         span = Pipeline().tracer.start_span("work", attributes={"app.password": SECRET})
         del span._attributes

@@ -8,9 +8,8 @@ meters, instruments and loggers obtained from them keep working.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import _logs, metrics, trace
 
@@ -29,8 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """One signal: its delegating provider, and access to OpenTelemetry's global provider.
 
     Attributes:

@@ -119,8 +119,8 @@ _SECRET_NAMES: Final = frozenset(
     }
 )
 # A header whose name ends like a secret parameter of a URL.
-_SECRET_HEADER: Final = re.compile(
-    rf"(?:http\.(?:request|response)\.header|rpc\..*metadata)\.(?i:.*{SECRET_PARAMETER})", re.DOTALL
+_SECRET_HEADER: Final = (
+    rf"(?s)(?:http\.(?:request|response)\.header|rpc\..*metadata)\.(?i:.*{SECRET_PARAMETER})"
 )
 URLS: Final = frozenset(
     {
@@ -164,10 +164,17 @@ _ERRORS: Final = {
 
 
 class NameClassifier:
-    """Classifies attributes by name. `keys` are the names of the option `redact_keys`."""
+    """Classifies attributes by name.
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
+    Args:
+        keys: Names of the option `redact_keys`.
+        finds_content: Whether to find content. Otherwise its kind is `TEXT`, which saves the first
+            span the compilation of all names.
+    """
+
+    def __init__(self, keys: Sequence[str] = (), *, finds_content: bool = True) -> None:
         self._keys = _any_of(keys, re.IGNORECASE) if keys else None
+        self._finds_content = finds_content
         self._cache: dict[str, AttributeKind] = {}
 
     def kind(self, name: str) -> AttributeKind:
@@ -197,13 +204,13 @@ class NameClassifier:
         if (
             name in _HEADER_MAPS
             or last.lower().replace("-", "_") in _SECRET_NAMES
-            or _SECRET_HEADER.fullmatch(f"{name}=")
+            or (name.startswith(("http.", "rpc.")) and _secret_header().fullmatch(f"{name}="))
         ):
             return AttributeKind.SECRET
         by_name = _ERRORS.get(name)
         if by_name is not None:
             return by_name
-        if name in METADATA or not _content().fullmatch(name):
+        if not self._finds_content or name in METADATA or not _content().fullmatch(name):
             return AttributeKind.TEXT
         is_label = last in LABELS or (last == _NAME and ".message.name" not in name)
         return AttributeKind.LABEL if is_label and "." in name else AttributeKind.CONTENT
@@ -227,7 +234,12 @@ def _any_of(globs: Iterable[str], flags: int = 0) -> re.Pattern[str]:
     return re.compile("|".join(parts), flags | re.DOTALL)
 
 
+# Compiled on first use, because both would slow down the import.
+@cache
+def _secret_header() -> re.Pattern[str]:
+    return re.compile(_SECRET_HEADER)
+
+
 @cache
 def _content() -> re.Pattern[str]:
-    # Compiled on first use, because it would slow down the import.
     return _any_of(CONTENT)

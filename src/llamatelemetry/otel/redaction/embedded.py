@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from html.entities import html5
 from typing import Final
 
 _MAX_LAYERS: Final = 4
@@ -78,6 +77,8 @@ def _character(match: re.Match[str]) -> str | None:
     if kind == "letter":
         return _LETTERS.get(digits, digits)
     if kind == "entity":
+        from html.entities import html5  # 2,000 entries, which few texts need
+
         found = html5.get(digits, "")
         return found if len(found) == 1 else None
     code = int(digits, 10 if kind == "decimal" else 16)

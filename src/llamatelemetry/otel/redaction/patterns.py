@@ -155,7 +155,7 @@ GROUPS: Final = {
 }
 """Groups of patterns by the names that the option `redact_patterns` accepts."""
 
-_WORD: Final = re.compile(r"[a-z][a-z0-9_-]*", re.IGNORECASE)
+_WORD: Final = r"(?i)[a-z][a-z0-9_-]*"
 
 
 def resolve_patterns(given: Iterable[str | re.Pattern[str]]) -> tuple[Pattern, ...]:
@@ -180,7 +180,7 @@ def _resolve(given: str | re.Pattern[str]) -> tuple[Pattern, ...]:
         return (BUILT_IN[name],)
     if name in GROUPS:
         return GROUPS[name]
-    if _WORD.fullmatch(given.strip()):
+    if re.fullmatch(_WORD, given.strip()):
         near = difflib.get_close_matches(name, [*BUILT_IN, *GROUPS], n=1, cutoff=0.75)
         if near:
             raise ValueError(

@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from llamatelemetry._limits import Limit
-from llamatelemetry.otel.redaction.attribute_names import AttributeKind, is_content_event, is_label
+from llamatelemetry.otel.redaction.attribute_names import (
+    URLS,
+    AttributeKind,
+    is_content_event,
+    is_label,
+)
 from llamatelemetry.otel.redaction.embedded import Unescaped, field_values
 from llamatelemetry.otel.redaction.messages import compact_json, parse_json, redact_messages
 from llamatelemetry.otel.redaction.patterns import Pattern
@@ -22,6 +27,9 @@ _MIN_SEARCHED_NUMBER: Final = 10**8
 _MAX_DEPTH: Final = 32
 _CLEAN_TEXTS: Final = Limit("clean_texts", 4096, "Short texts without anything to redact")
 _MAX_CACHED_TEXT_CHARS: Final = 128
+_MAY_HOLD_SECRETS: Final = frozenset(
+    {AttributeKind.SECRET, AttributeKind.ERROR_TEXT, AttributeKind.STACK_TRACE}
+)
 
 _FRAME: Final = re.compile(r'  File "[^"\n]*", line \d+, in \S+')
 _FIRST_LINE: Final = "Traceback (most recent call last):"
@@ -111,6 +119,10 @@ class Redaction:
             elif not line.startswith("    "):
                 break
         return "\n".join([*kept, self.replacement_for(text)])
+
+    def may_hold_secret(self, name: str) -> bool:
+        """Return whether an attribute of this name may hold a header, password or key."""
+        return name in URLS or self._names.kind(name) in _MAY_HOLD_SECRETS
 
     def is_key(self, name: str) -> bool:
         """Return whether a field of this name is redacted by the option `redact_keys`."""

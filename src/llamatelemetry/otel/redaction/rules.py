@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,24 +9,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from llamatelemetry.otel.redaction.attribute_names import NameClassifier
+from llamatelemetry.otel.redaction.options import asks_for_redaction
 from llamatelemetry.otel.redaction.patterns import BUILT_IN, GROUPS, Pattern, resolve_patterns
 
 if TYPE_CHECKING:
     from llamatelemetry.config import LlamaTelemetryConfig
 
-REDACTION_OPTIONS: Final = (
-    "redact_prompts",
-    "redact_keys",
-    "redact_patterns",
-    "redact_mode",
-    "redact_hash_key",
-)
 DEFAULT_REPLACEMENT: Final = "[REDACTED]"
 # Long enough that two texts of one system do not get the same hash, short enough to read.
 _HASH_CHARS: Final = 32
 _HASH: Final = re.compile(rf"\[HMAC:[0-9a-f]{{{_HASH_CHARS}}}\]")
-
-_logger = logging.getLogger("llamatelemetry.otel.redaction")
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ class Rules:
             ValueError: A pattern is invalid, or `redact_mode=hash` has no key.
             ImportError: A regular expression was given, and the package `regex` is missing.
         """
-        if not (config.redact_prompts or config.redact_keys or config.redact_patterns):
+        if not asks_for_redaction(config):
             return None
         if config.redact_mode == "hash" and not config.redact_hash_key:
             raise ValueError(
@@ -109,7 +98,7 @@ class Rules:
     @cached_property
     def names(self) -> NameClassifier:
         """The classifier of attributes by name."""
-        return NameClassifier(self.redact_keys)
+        return NameClassifier(self.redact_keys, finds_content=self.redact_prompts)
 
     @cached_property
     def text_patterns(self) -> tuple[Pattern, ...]:
@@ -128,50 +117,8 @@ class Rules:
             return self.replacement
         if _HASH.fullmatch(text):
             return text
+        import hashlib
+        import hmac
+
         digest = hmac.new(self.hash_key, text.encode(errors="replace"), hashlib.sha256)
         return f"[HMAC:{digest.hexdigest()[:_HASH_CHARS]}]"
-
-
-def with_valid_rules(config: LlamaTelemetryConfig) -> LlamaTelemetryConfig:
-    """Return the configuration, with redaction options that can be applied.
-
-    Fail closed: an invalid pattern from the environment is logged, and all prompts and
-    completions are redacted.
-
-    Raises:
-        ValueError: A pattern given in code is invalid.
-        ImportError: A regular expression was given in code, and the package `regex` is missing.
-    """
-    try:
-        Rules.from_config(config)
-    except (ValueError, ImportError) as error:
-        given = config.option_value("redact_patterns")
-        if given is None or given.origin in ("argument", "config"):
-            raise
-        _logger.warning("Invalid %s, redacting prompts and completions: %s", given.origin, error)
-        valid = [each for each in config.redact_patterns or () if _is_valid(each)]
-        return config.replace(redact_prompts=True, redact_patterns=valid)
-    return config
-
-
-def weakened_options(before: LlamaTelemetryConfig, after: LlamaTelemetryConfig) -> set[str]:
-    """Return the options whose new value would redact less than now, or differently."""
-    if Rules.from_config(before) is None:
-        return set()
-    names = {
-        n for n in ("redact_mode", "redact_hash_key") if getattr(before, n) != getattr(after, n)
-    }
-    if before.redact_prompts and not after.redact_prompts:
-        names.add("redact_prompts")
-    for name in ("redact_keys", "redact_patterns"):
-        if set(getattr(before, name) or ()) - set(getattr(after, name) or ()):
-            names.add(name)
-    return names
-
-
-def _is_valid(pattern: str) -> bool:
-    try:
-        resolve_patterns((pattern,))
-    except (ValueError, ImportError):
-        return False
-    return True

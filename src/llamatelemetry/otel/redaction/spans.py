@@ -1,30 +1,20 @@
-"""Span processors that redact: `RedactionSpanProcessor`, and `SecretsSpanProcessor` by default."""
+"""Redaction of spans by the options `redact_*`: `RedactionSpanProcessor`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Mapping
+from typing import Any, Final
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
-from opentelemetry.sdk.util import BoundedList
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import Link
 from opentelemetry.trace.status import Status
 
-from llamatelemetry._limits import REJECTS, Limit
-from llamatelemetry.otel._sdk_private import (
-    has_on_ending,
-    replace_span_parts,
-    span_lock,
-    span_part,
-)
+from llamatelemetry.otel._sdk_private import replace_span_parts, span_lock, span_part
 from llamatelemetry.otel.redaction import fail_closed
-from llamatelemetry.otel.redaction.attribute_names import URLS, AttributeKind
 from llamatelemetry.otel.redaction.processor_base import RedactionProcessor, redact_scope
 from llamatelemetry.otel.redaction.redactor import Redaction, Redactor, as_dict
-from llamatelemetry.otel.redaction.rules import Rules
+from llamatelemetry.otel.redaction.secret_spans import bounded_list, drop_parts, drop_text
 
 # In these scopes genai.errors builds the status from an error class, an HTTP status and the
 # server's error code, so it cannot quote a prompt.
@@ -36,12 +26,6 @@ _STATUS_WITHOUT_CONTENT: Final = frozenset(
         "llamatelemetry.llama",
         "llamatelemetry.inference",
     }
-)
-
-
-_HARMLESS: Final = Limit("harmless_names", 4096, "Names of attributes without secrets", REJECTS)
-_MAY_HOLD_SECRETS: Final = frozenset(
-    {AttributeKind.SECRET, AttributeKind.ERROR_TEXT, AttributeKind.STACK_TRACE}
 )
 
 
@@ -109,7 +93,7 @@ class RedactionSpanProcessor(RedactionProcessor, SpanProcessor):
             if not (self._redactor in before.done_by and before.is_unchanged(span)):
                 self._redact_from(span, before)
         except Exception as error:
-            _fail_closed(span, _drop_text)
+            drop_parts(span, drop_text)
             fail_closed.log_once("a span", error)
 
     def _redact_from(self, span: ReadableSpan, before: _RedactedAttributes) -> None:
@@ -125,10 +109,10 @@ class RedactionSpanProcessor(RedactionProcessor, SpanProcessor):
             span,
             name=redaction.text(span.name),
             status=span.status if own.status is span.status else _status(span, redaction),
-            events=_bounded_list(
+            events=bounded_list(
                 [self._event(each, redaction) for each in span.events], span.dropped_events
             ),
-            links=_bounded_list(
+            links=bounded_list(
                 [self._link(each, redaction) for each in span.links], span.dropped_links
             ),
             resource=self._resources.redact(span.resource),
@@ -228,114 +212,3 @@ def _status(span: ReadableSpan, redaction: Redaction) -> Status:
         types.append(as_dict(span.attributes).get("error.type"))
         described = redaction.error_text(status.description, types)
     return Status(status.status_code, described)
-
-
-def _bounded_list(items: list[Any], dropped: int) -> Any:
-    copied = cast("Any", BoundedList(None))
-    copied.extend(items)
-    copied.dropped = dropped
-    return copied
-
-
-def _drop_text(stored: object) -> object:
-    if isinstance(stored, str):
-        return fail_closed.FAILED_SPAN_NAME
-    if isinstance(stored, Status):
-        return Status(stored.status_code)
-    if isinstance(stored, (Resource, InstrumentationScope)):
-        return Resource({}) if isinstance(stored, Resource) else None
-    if isinstance(stored, Sequence) and not isinstance(stored, SpanContext):
-        return _bounded_list([], getattr(cast("Any", stored), "dropped", 0))
-    if isinstance(stored, Mapping):
-        return BoundedAttributes(
-            attributes=fail_closed.numbers_only(cast("Mapping[str, Any]", stored))
-        )
-    return stored
-
-
-def _drop_secrets(stored: object) -> object:
-    # Names and the resource are kept: this processor does not redact them either.
-    if isinstance(stored, (str, Resource, InstrumentationScope)):
-        return stored
-    return _drop_text(stored)
-
-
-def _fail_closed(span: object, drop: Callable[[object], object]) -> None:
-    """Drop text from a span by the types of its fields, because a field may be renamed or missing."""
-    for field, stored in dict(getattr(span, "__dict__", {})).items():
-        setattr(span, field, drop(stored))
-
-
-class SecretsSpanProcessor(SpanProcessor):
-    """Redacts secrets when no redaction is configured: headers, passwords and keys in URLs.
-
-    HTTP instrumentations record URLs with their query, and headers if configured to. Exceptions
-    of HTTP libraries quote the URL, too, in the status description and in exception events. For a
-    span without any of these, only the attribute names are read.
-    """
-
-    def __init__(self) -> None:
-        self._redactor = Redactor(Rules(redact_prompts=False))
-        self._names = self._redactor.rules.names
-        self._harmless_names: set[str] = set()
-        self._has_on_ending = has_on_ending()
-
-    def _on_ending(self, span: Span) -> None:
-        with span_lock(span):
-            self._redact(span)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Redact here in an SDK without `OnEnding`."""
-        if not self._has_on_ending:
-            self._redact(span)
-
-    def _redact(self, span: ReadableSpan) -> None:
-        try:
-            names, events = span.attributes, span.events
-            has_names = names and not self._harmless_names.issuperset(names)
-            if has_names or events or span.status.description:
-                self._redact_parts(span, self._redactor.start())
-        except Exception as error:
-            _fail_closed(span, _drop_secrets)
-            fail_closed.log_once("the secrets of a span", error)
-
-    def _redact_parts(self, span: ReadableSpan, redaction: Redaction) -> None:
-        parts: dict[str, Any] = {}
-        attributes = self._without_secrets(span.attributes, redaction)
-        if attributes is not None:
-            attributes.dropped = span.dropped_attributes
-            parts["attributes"] = attributes
-        if span.status.description:
-            described = redaction.redact_secrets(span.status.description)
-            if described != span.status.description:
-                parts["status"] = Status(span.status.status_code, described)
-        events = [self._event(each, redaction) for each in span.events]
-        if any(event is not given for event, given in zip(events, span.events, strict=True)):
-            parts["events"] = _bounded_list(events, span.dropped_events)
-        if parts:
-            replace_span_parts(span, **parts)
-
-    def _event(self, event: Event, redaction: Redaction) -> Event:
-        kept = self._without_secrets(event.attributes, redaction)
-        return event if kept is None else Event(event.name, kept, event.timestamp)
-
-    def _without_secrets(
-        self, given: Mapping[str, Any] | None, redaction: Redaction
-    ) -> BoundedAttributes | None:
-        """Return a copy of attributes without secrets, or `None` if there are none to redact."""
-        if not given or self._harmless_names.issuperset(given):
-            return None
-        values = as_dict(given)
-        found = {
-            name: redaction.attribute(name, value)
-            for name, value in values.items()
-            if self._may_hold_secret(name)
-        }
-        return BoundedAttributes(attributes=values | found) if found else None
-
-    def _may_hold_secret(self, name: str) -> bool:
-        if name in URLS or self._names.kind(name) in _MAY_HOLD_SECRETS:
-            return True
-        if name not in self._harmless_names and _HARMLESS.has_room(self._harmless_names):
-            self._harmless_names.add(name)
-        return False
