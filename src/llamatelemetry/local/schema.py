@@ -13,6 +13,7 @@ from operator import attrgetter
 from sys import intern
 from typing import TYPE_CHECKING, Any, Final
 
+from llamatelemetry._limits import Limit
 from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, Record, SpanRecord
 
 if TYPE_CHECKING:
@@ -99,7 +100,11 @@ def _load_events(text: str | None) -> Sequence[Event]:
     return [Event(*event) for event in json.loads(text)] if text else ()
 
 
-def _load_attributes(text: str) -> dict[str, Any]:
+def _load_attributes(text: str) -> Mapping[str, Any]:
+    return _load_short_attributes(text) if len(text) < _SHORT else _parse_attributes(text)
+
+
+def _parse_attributes(text: str) -> Mapping[str, Any]:
     """Return attributes whose names, and short texts, are shared by all records.
 
     Otherwise they take half of the memory of a large recording.
@@ -108,6 +113,18 @@ def _load_attributes(text: str) -> dict[str, Any]:
         intern(name): intern(value) if type(value) is str and len(value) < _SHARED else value
         for name, value in json.loads(text).items()
     }
+
+
+_ATTRIBUTES: Final = Limit(
+    "attribute_texts", 1024, "Short JSON texts of attributes in a database, with their values"
+)
+_SHORT: Final = 200
+# Most spans are those of phases and requests, with few different attributes.
+_load_short_attributes: Final = _ATTRIBUTES.cached(_parse_attributes)
+
+
+def _intern_if_known(text: str | None) -> str | None:
+    return text and intern(text)
 
 
 _SHARED: Final = 64
@@ -121,6 +138,8 @@ _LOAD: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_JSON, json.loads),
     **dict.fromkeys(("is_monotonic", "is_delta"), bool),
     **dict.fromkeys(("name", "unit", "scope"), intern),
+    # Many spans share their trace and their parent.
+    **dict.fromkeys(("trace_id", "parent_span_id"), _intern_if_known),
     "attributes": _load_attributes,
     "events": _load_events,
     "links": _load_links,
