@@ -7,6 +7,7 @@ once, and the columns refer to it by index. The page compresses the columns as w
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.local.calls import recorded_call
@@ -52,7 +53,12 @@ class _DistinctValues:
         if isinstance(value, str):
             key = value = self._truncated(value) if len(value) > _LONG else value
         elif isinstance(value, (list, tuple, dict)):
-            key = ("json", json.dumps(value, sort_keys=True))
+            try:
+                key = ("json", json.dumps(value, sort_keys=True, allow_nan=False))
+            except ValueError:  # JavaScript cannot read NaN and infinity.
+                key = value = json.dumps(value, sort_keys=True)
+        elif isinstance(value, float) and not math.isfinite(value):
+            key = value = str(value)
         else:
             # As dict keys, 1 and True would be equal.
             number: Hashable = value
