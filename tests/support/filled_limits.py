@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -362,6 +363,7 @@ def _address(number: int) -> tuple[str, str, int]:
 
 # The arguments of a call of each function with a cache, by a number.
 CACHED: dict[str, tuple[Callable[[int], tuple[Any, ...]], int]] = {
+    "attribute_texts": (lambda number: (json.dumps({"key": number}),), MANY),
     "aiohttp_urls": (lambda number: (*_url(number), None), MANY),
     "error_codes": (_name, MANY),
     "fingerprints": (_name, MANY),

@@ -13,7 +13,7 @@ from llamatelemetry.semconv import attributes as names
 from llamatelemetry.semconv.gpu import GPU_ENERGY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.records import MetricPoint, SpanRecord
@@ -167,21 +167,26 @@ class Summary:
         return sum(row.calls for row in self.rows)
 
 
-def summarize(spans: Iterable[SpanRecord], points: Iterable[MetricPoint] = ()) -> Summary:
-    """Return the summary of spans and metric data points."""
-    number = 0
-    processes: set[str] = set()
+def summarize(
+    spans: Iterable[SpanRecord],
+    points: Iterable[MetricPoint] = (),
+    *,
+    calls: Iterable[JoinedCall] | None = None,
+) -> Summary:
+    """Return the summary of spans and metric data points.
 
-    def count(spans: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
-        nonlocal number
-        for span in spans:
-            number += 1
-            resource = span.resource
-            processes.add(str(resource.get("service.instance.id", resource.get("process.pid"))))
-            yield span
-
-    summary = summarize_calls(calls_from_spans(count(spans)))
-    summary.spans, summary.processes = number, len(processes)
+    Args:
+        spans: The spans.
+        points: The metric data points.
+        calls: The calls among the spans, if they are known already.
+    """
+    known = list(spans)
+    summary = summarize_calls(map(recorded_call, join_calls(known) if calls is None else calls))
+    summary.spans = len(known)
+    resources = (span.resource for span in known)
+    summary.processes = len(
+        {str(each.get("service.instance.id", each.get("process.pid"))) for each in resources}
+    )
     loads = [p.value for p in points if p.name == _GPU_UTILIZATION and p.value is not None]
     summary.gpu_utilization = statistics.fmean(loads) if loads else None
     return summary

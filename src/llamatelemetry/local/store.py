@@ -8,7 +8,6 @@ so a killed process leaves complete batches.
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import time
@@ -20,7 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 from llamatelemetry._limits import Limit
 from llamatelemetry._private_files import make_private_directory, make_private_file
 from llamatelemetry.local.records import Run
-from llamatelemetry.local.schema import SCHEMA, TABLE_OF, TABLES, UPGRADES, VERSION, to_json
+from llamatelemetry.local.schema import (
+    SCHEMA,
+    TABLE_OF,
+    TABLES,
+    UPGRADES,
+    VERSION,
+    load_list,
+    load_object,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +42,8 @@ _RESOURCES: Final = Limit("stored_resources", 1024, "Resources with their row in
 DEFAULT_MAX_BYTES: Final = 2 * 1024**3
 _PRUNED_FRACTION: Final = 0.1
 _BATCH: Final = 1000
+# Tables, because a view could have rows without an end.
+_OBJECTS: Final = {("table", name) for name in (*TABLES, "resources")}
 
 
 class StoreError(Exception):
@@ -241,10 +251,7 @@ class StoreReader:
         """Return the recorded commands, from the first to the newest."""
         query = "SELECT command, started_ns, ended_ns, exit_status, after FROM runs ORDER BY id"
         with self._damage_reported():
-            return [
-                Run(tuple(json.loads(command)), started, ended, status, json.loads(after))
-                for command, started, ended, status, after in self._connection.execute(query)
-            ]
+            return [_run(*row) for row in self._connection.execute(query)]
 
     def _records(self, name: str, after: int) -> Iterator[Any]:
         table = TABLES[name]
@@ -256,18 +263,31 @@ class StoreReader:
     def _damage_reported(self) -> Generator[None]:
         try:
             yield
-        # A damaged page can have any values: text that is not JSON, no resource, other types.
-        except (sqlite3.Error, ValueError, TypeError, AttributeError, KeyError) as error:
+        # A damaged page, or a file made by hand, can have any values: text that is not JSON, nested
+        # without an end, other types.
+        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"{self.path} is damaged: {error}") from error
 
     def _resource(self, number: int) -> dict[str, Any]:
         known = self._resources.get(number)
         if known is None:
-            (text,) = self._connection.execute(
+            row = self._connection.execute(
                 "SELECT attributes FROM resources WHERE id = ?", (number,)
             ).fetchone()
-            known = self._resources[number] = json.loads(text)
+            if row is None:
+                raise ValueError(f"a record refers to resource {number!r}, which is missing")
+            known = self._resources[number] = load_object(*row)
         return known
+
+
+def _run(command: Any, started_ns: Any, ended_ns: Any, exit_status: Any, after: Any) -> Run:
+    arguments, rows = load_list(command), load_object(after)
+    numbers = (started_ns, *(each for each in (ended_ns, exit_status) if each is not None))
+    if not all(type(each) is int for each in (*numbers, *rows.values())):
+        raise ValueError("the times, the exit status and the rows of a run must be int")
+    if not all(type(each) is str for each in arguments):
+        raise ValueError("the command of a run must be an array of str")
+    return Run(tuple(arguments), started_ns, ended_ns, exit_status, rows)
 
 
 def _last_row(connection: sqlite3.Connection, table: str) -> int:
@@ -281,11 +301,13 @@ def _connect(path: Path, *, writing: bool) -> sqlite3.Connection:
         # `mode=ro` could not read the write-ahead log that a killed process left.
         connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables == 0 and writing:
+        objects = set(connection.execute("SELECT type, name FROM sqlite_master"))
+        if not objects and writing:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(f"{SCHEMA} PRAGMA user_version = {VERSION};")
             version = VERSION
+        elif not objects >= _OBJECTS:
+            version = 0  # Other applications number their files, too.
         if version in UPGRADES:
             connection.executescript(
                 f"BEGIN; {UPGRADES[version]} PRAGMA user_version = {VERSION}; COMMIT;"

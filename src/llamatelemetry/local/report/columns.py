@@ -1,12 +1,13 @@
 """Records in columnar form, the data of the page and of its live updates.
 
-A page must open with 100,000 spans. Each distinct value is therefore stored once, and the columns
-refer to it by index. The page compresses the columns as well.
+A page must open with 100,000 spans and 200,000 more calls. Each distinct value is therefore stored
+once, and the columns refer to it by index. The page compresses the columns as well.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.local.calls import recorded_call
@@ -52,7 +53,12 @@ class _DistinctValues:
         if isinstance(value, str):
             key = value = self._truncated(value) if len(value) > _LONG else value
         elif isinstance(value, (list, tuple, dict)):
-            key = ("json", json.dumps(value, sort_keys=True))
+            try:
+                key = ("json", json.dumps(value, sort_keys=True, allow_nan=False))
+            except ValueError:  # JavaScript cannot read NaN and infinity.
+                key = value = json.dumps(value, sort_keys=True)
+        elif isinstance(value, float) and not math.isfinite(value):
+            key = value = str(value)
         else:
             # As dict keys, 1 and True would be equal.
             number: Hashable = value
@@ -100,6 +106,7 @@ def columns(
     *,
     calls: Sequence[JoinedCall] | None = None,
     times: CallTimes = MEASURED,
+    brief: Sequence[SpanRecord] = (),
 ) -> dict[str, Any]:
     """Return records in columnar form, with times in microseconds.
 
@@ -119,17 +126,20 @@ def columns(
         logs: Log records.
         calls: The calls, if `spans` has only some of their spans.
         times: Where the time of the calls went.
+        brief: Further spans of calls. Their `attributes` are `null`.
     """
     joined = join_calls(spans) if calls is None else calls
     by_span = {(call.span.trace_id, call.span.span_id): call for call in joined}
     values = _DistinctValues()
     content = _content_by_span(logs)
-    base = min((span.start_ns for span in spans), default=0) // 1000
+    every = [*spans, *brief]
+    base = min((span.start_ns for span in every), default=0) // 1000
     rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     resources = _DistinctResources(values)
-    for span in spans:
+    for row, span in enumerate(every):
         span_id = (span.trace_id, span.span_id)
-        found = content.get(span_id, {})
+        # `None` for a brief span.
+        found = content.get(span_id, {}) if row < len(spans) else None
         cells = _cells(span, by_span.get(span_id), values, found, times)
         cells["start"] = _us(span.start_ns) - base
         cells["resource"] = resources.index_of(span.resource)
@@ -167,7 +177,7 @@ def _cells(
     span: SpanRecord,
     joined: JoinedCall | None,
     values: _DistinctValues,
-    content: Mapping[str, Any],
+    content: Mapping[str, Any] | None,
     times: CallTimes,
 ) -> dict[str, Any]:
     call = joined and recorded_call(joined)
@@ -185,7 +195,7 @@ def _cells(
         "call": call and _figures(call, values),
         "parts": time and _parts(time.parts, values),
         "why": values.index_of(time.sentence if time else ""),
-        "attributes": values.pairs({**span.attributes, **content}),
+        "attributes": None if content is None else values.pairs({**span.attributes, **content}),
     }
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from llamatelemetry._html_page import fill_page
 from llamatelemetry._private_files import make_private_directory, write_private_text
 from llamatelemetry.local.calls import summarize
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.report.columns import columns, compact
 from llamatelemetry.local.report.parts import MEASURED, explained_times
+from llamatelemetry.local.report.selection import rest_of, select
 from llamatelemetry.local.summary_table import summary_table
 
 if TYPE_CHECKING:
@@ -43,13 +45,22 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
     Raises:
         ImportError: Jinja2 is not installed.
     """
-    summary = summarize(recorded.spans, recorded.points)
+    calls = join_calls(recorded.spans)
+    summary = summarize(recorded.spans, recorded.points, calls=calls)
+    part = select(recorded.spans, calls)
+    detailed = {span.span_id for span in part.spans}
     # An explanation needs all calls, so the live page shows what was measured.
-    times = MEASURED if live else explained_times(recorded)
-    found = columns(recorded.spans, recorded.points, recorded.logs, times=times)
-    data = compact(
-        {**found, "titles": times.titles, "summary": summary_table(summary), "next": position}
+    times = MEASURED if live else explained_times(recorded, calls, detailed)
+    found = columns(
+        part.spans, recorded.points, recorded.logs, calls=calls, times=times, brief=part.brief
     )
+    more = {
+        "titles": times.titles,
+        "summary": summary_table(summary),
+        "rest": rest_of(part, recorded.spans, times),
+        "next": position,
+    }
+    data = compact({**found, **more})
     return fill_page(
         "llamatelemetry.local.report",
         "report.html",
@@ -62,6 +73,7 @@ def render(recorded: Recording, *, live: bool = False, position: str = "") -> st
         ],
         spans=len(recorded.spans),
         notes=times.notes,
+        left_out=part.note,
         errors=summary.errors.most_common(),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         live=live,

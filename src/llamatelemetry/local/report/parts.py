@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from llamatelemetry.local.call_phases import phases_of_call
-from llamatelemetry.local.why import PART_TITLES, explain
+from llamatelemetry.local.why import PART_TITLES, Explainer
 from llamatelemetry.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.recording import Recording
@@ -48,18 +48,28 @@ MEASURED: Final = CallTimes({}, _TITLES, ())
 """Only words: each call has the parts that `measured_parts` returns."""
 
 
-def explained_times(recorded: Recording) -> CallTimes:
-    """Return the parts of the calls of a recording as `why` explains them."""
-    found = explain(recorded)
-    calls = {
+def explained_times(
+    recorded: Recording, calls: Sequence[JoinedCall], detailed: Container[str]
+) -> CallTimes:
+    """Return the parts of the calls of a recording as `why` explains them.
+
+    Args:
+        recorded: The recording.
+        calls: Its calls.
+        detailed: Span ids of the calls that get evidence and a sentence.
+    """
+    found = Explainer(recorded, calls)
+    times = {
         call.span_id: CallTime(
             [(part.name, part.ms, part.evidence) for part in call.parts], call.sentence
         )
-        for call in found.calls
+        if call.span_id in detailed
+        else CallTime([(part.name, part.ms, "") for part in call.parts])
+        for call in found.calls()
     }
     # The legends have the order of the words: that of `why`, which is the order of time.
     others = {name: title for name, title in _TITLES.items() if name not in PART_TITLES}
-    return CallTimes(calls, {**PART_TITLES, **others}, found.notes)
+    return CallTimes(times, {**PART_TITLES, **others}, found.notes)
 
 
 def measured_parts(call: JoinedCall) -> CallTime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -45,7 +46,7 @@ def series(points: Iterable[MetricPoint]) -> list[dict[str, Any]]:
     )
     for point in points:
         shown = _METRICS.get(point.name)
-        if shown is not None and point.value is not None:
+        if shown is not None and point.value is not None and math.isfinite(point.value):
             key = (shown.panel, shown.name, _device(point.attributes))
             value = round(float(point.value) * shown.factor, 4)
             found[key][point.name].append((point.time_ns // 1000, value))

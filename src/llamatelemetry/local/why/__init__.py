@@ -1,6 +1,6 @@
 """Where the time of each call went: parts in milliseconds that add up, with their evidence."""
 
-from llamatelemetry.local.why.explain import explain, why
+from llamatelemetry.local.why.explain import Explainer, explain, why
 from llamatelemetry.local.why.explanation import (
     APPLICATION,
     CAUSE_TITLES,
@@ -22,6 +22,7 @@ __all__ = [
     "UNKNOWN",
     "WORK",
     "CallExplanation",
+    "Explainer",
     "Explanation",
     "Part",
     "ServerRates",

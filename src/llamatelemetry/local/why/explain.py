@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.recording import latest_run, read_recorded
 from llamatelemetry.local.why.cache import CacheHistory
 from llamatelemetry.local.why.events import read_events
@@ -26,9 +27,10 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 _PROXY_SHARE: Final = 0.05
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from llamatelemetry.local.joined_calls import JoinedCall
     from llamatelemetry.local.recording import Recording
     from llamatelemetry.local.why.calls import Call
     from llamatelemetry.local.why.explanation import Part
@@ -68,37 +70,58 @@ def why(path: Path | str | None = None) -> Explanation:
 
 def explain(recording: Recording) -> Explanation:
     """Explain where the time of the calls of a recording went."""
-    calls = read_calls(recording)
-    for call in calls:
-        place(call)
-    by_server: defaultdict[tuple[int, str], list[Call]] = defaultdict(list)
-    for call in calls:
-        by_server[call.run, call.server].append(call)
-    events = read_events(recording)
-    servers: list[ServerRates] = []
-    explained: list[CallExplanation] = []
-    proxies: list[str] = []
-    for (_, server), group in by_server.items():
-        if _is_proxy(group):
-            proxies.append(server)
-            for call in group:
-                call.process = {}
-        # Calls of an engine in the process do not share a server.
-        occupancy = Occupancy([hold for call in group if (hold := _hold(call))]) if server else None
-        history = CacheHistory(group)
-        rates = measure_rates(group, occupancy)
-        servers += rates.values()
-        for call in group:
-            model_rates, miss = rates[call.recorded.model], history.find_miss(call)
-            parts = parts_of(call, model_rates, occupancy, miss, events)
-            explained.append(_explained(call, parts, model_rates))
-    explained.sort(key=lambda call: (call.start_ns, call.span_id))
+    explainer = Explainer(recording, join_calls(recording.spans))
+    explained = sorted(explainer.calls(), key=lambda call: (call.start_ns, call.span_id))
     return Explanation(
         calls=explained,
-        servers=servers,
+        servers=explainer.servers,
         application_ms=application_ms(explained),
-        notes=_notes(calls, proxies),
+        notes=explainer.notes,
     )
+
+
+class Explainer:
+    """Explains the calls of a recording one by one, because all explanations take much memory.
+
+    Args:
+        recording: The recording.
+        joined: Its calls.
+
+    Attributes:
+        servers: Rates of the servers so far, complete after the last call.
+        notes: Facts that the recording lacks, with a remedy.
+    """
+
+    def __init__(self, recording: Recording, joined: Iterable[JoinedCall]) -> None:
+        calls = read_calls(recording, joined)
+        groups: defaultdict[tuple[int, str], list[Call]] = defaultdict(list)
+        for call in calls:
+            place(call)
+            groups[call.run, call.server].append(call)
+        proxies: list[str] = []
+        for (_, server), group in groups.items():
+            if _is_proxy(group):
+                proxies.append(server)
+                for call in group:
+                    call.process = {}
+        self._groups = groups
+        self._events = read_events(recording)
+        self.servers: list[ServerRates] = []
+        self.notes = _notes(calls, proxies)
+
+    def calls(self) -> Iterator[CallExplanation]:
+        """Yield the explanations of all calls, by run and server."""
+        for (_, server), group in self._groups.items():
+            # Calls of an engine in the process do not share a server.
+            holds = [hold for call in group if (hold := _hold(call))]
+            occupancy = Occupancy(holds) if server else None
+            history = CacheHistory(group)
+            rates = measure_rates(group, occupancy)
+            self.servers += rates.values()
+            for call in group:
+                model_rates, miss = rates[call.recorded.model], history.find_miss(call)
+                parts = parts_of(call, model_rates, occupancy, miss, self._events)
+                yield _explained(call, parts, model_rates)
 
 
 def _explained(call: Call, parts: Sequence[Part], rates: ServerRates) -> CallExplanation:

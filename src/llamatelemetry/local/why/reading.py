@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from sys import intern
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from llamatelemetry.local.call_phases import last_attempt, phases_of_call
 from llamatelemetry.local.calls import recorded_call
-from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.why.calls import (
     PHASES,
     WHOLE_CALL,
@@ -35,14 +35,14 @@ _PROCESS: Final = (
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 
 
-def read_calls(recording: Recording) -> list[Call]:
+def read_calls(recording: Recording, calls: Iterable[JoinedCall]) -> list[Call]:
     """Return the calls of a recording by start time.
 
     Calls that only their engine recorded are left out: nothing is known of their client.
     """
     joined = [
         call
-        for call in join_calls(recording.spans)
+        for call in calls
         if call.is_recorded_by_client and call.span.end_ns >= call.span.start_ns
     ]
     start_ns = min((call.span.start_ns for call in joined), default=0)
@@ -193,7 +193,11 @@ def _prompt(found: Mapping[str, Any]) -> Prompt | None:
     sections = (_split(item) for item in _texts(found.get(names.PROMPT_SECTIONS)))
     return Prompt(
         chars,
-        [Section(kind, int(size), digest) for kind, size, digest in sections if size.isdecimal()],
+        [
+            Section(intern(kind), int(size), digest)
+            for kind, size, digest in sections
+            if size.isdecimal()
+        ],
         reference=_text(found.get(names.PROMPT_REFERENCE)),
         same_chars=_count(found.get(names.PROMPT_SAME_CHARS)) or common_chars,
         common_chars=common_chars,

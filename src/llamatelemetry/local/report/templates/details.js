@@ -105,6 +105,7 @@ function showDetails(span) {
   lead.append(element("b", span.failed ? "failed" : "", span.name), element("span", "note", factsOf(attributes).join(" · ")));
   const found = [lead];
   if (span.failed) found.push(element("p", "error failed", [span.call && span.call.error, span.message].filter(Boolean).join(": ") || "failed"));
+  if (span.brief) found.push(element("p", "note", `This page has only the figures of this call. For its evidence: llamatelemetry why --call ${span.id}`));
   const messages = conversation(attributes);
   if (messages.length) found.push(element("h3", "", "Conversation"), ...messages);
   found.push(figureList(span, attributes), ...(span.call ? partList(span) : []));

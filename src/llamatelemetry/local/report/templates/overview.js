@@ -42,7 +42,7 @@ function timeBar(box, parts, scale) {
 }
 
 function totalTime(calls) {
-  const sums = new Map();
+  const sums = new Map(Object.entries(rest.parts));
   for (const span of calls) for (const { name, us } of span.parts()) sums.set(name, (sums.get(name) || 0) + us);
   const order = Object.keys(titles);
   const parts = [...sums].map(([name, us]) => ({ name, us })).sort((a, b) => order.indexOf(a.name) - order.indexOf(b.name));
@@ -94,23 +94,28 @@ const CALL_ORDERS = {
 
 function figures(calls) {
   const known = (of) => calls.map(of).filter((value) => value !== null && value !== undefined);
-  const sum = (values) => values.reduce((total, value) => total + value, 0);
+  const sum = (values, more) => values.reduce((total, value) => total + value, more);
   const middle = (values) => {
     const sorted = values.sort((a, b) => a - b);
     const at = (sorted.length - 1) / 2;
     return (sorted[Math.floor(at)] + sorted[Math.ceil(at)]) / 2;
   };
-  const found = [["Calls", grouped(calls.length)], ["Errors", grouped(calls.filter((span) => span.failed).length), "failed"]];
+  const found = [["Calls", grouped(calls.length + rest.calls)], ["Errors", grouped(calls.filter((span) => span.failed).length + rest.failed), "failed"]];
   const [input, cached, output] = ["input", "cached", "output"].map((key) => known((span) => span.call[key]));
-  if (input.length) found.push(["Input tokens", grouped(sum(input))]);
-  if (cached.length && sum(input)) found.push(["from the prompt cache", percent(sum(cached), sum(input))]);
-  if (output.length) found.push(["Output tokens", grouped(sum(output))]);
-  const durations = known((span) => (span.failed ? null : span.duration));
-  if (durations.length) found.push(["Duration, p50", milliseconds(middle(durations))]);
-  const first = known((span) => span.call.ttft);
-  if (first.length) found.push(["TTFT, p50", milliseconds(middle(first) * 1000)]);
-  const each = known((span) => span.call.tpot);
-  if (each.length) found.push(["TPOT, p50", milliseconds(middle(each) * 1000)]);
+  const [inputs, reused] = [sum(input, rest.input), sum(cached, rest.cached)];
+  if (input.length) found.push(["Input tokens", grouped(inputs)]);
+  if (cached.length && inputs) found.push(["from the prompt cache", percent(reused, inputs)]);
+  if (output.length) found.push(["Output tokens", grouped(sum(output, rest.output))]);
+  const medians = [
+    ["Duration, p50", (span) => (span.failed ? null : span.duration)],
+    ["TTFT, p50", ({ call }) => call.ttft && call.ttft * 1000],
+    ["TPOT, p50", ({ call }) => call.tpot && call.tpot * 1000],
+  ];
+  // The median of the calls on the page is not that of all calls.
+  for (const [name, of] of rest.calls ? [] : medians) {
+    const values = known(of);
+    if (values.length) found.push([name, milliseconds(middle(values))]);
+  }
   $("figures").replaceChildren(...found.map(([name, text, style]) => {
     const item = element("li");
     item.append(element("b", style && text !== "0" ? style : "", text), element("span", "", name));

@@ -31,6 +31,8 @@ const byId = new Map();
 const traces = new Map();
 const metrics = new Map();
 let titles = {};
+// Counts of the records that a page of a large recording leaves out.
+let rest = { spans: 0, traces: 0, calls: 0, failed: 0, input: 0, cached: 0, output: 0, parts: {} };
 
 function add(chunk) {
   for (let row = 0; row < chunk.spans.id.length; row++) {
@@ -57,7 +59,7 @@ function add(chunk) {
     } else metrics.set(key, series);
   }
   const noun = (count, name) => `${grouped(count)} ${name}${count === 1 ? "" : "s"}`;
-  $("counts").textContent = `${noun(spans.length, "span")} in ${noun(traces.size, "trace")}`;
+  $("counts").textContent = `${noun(spans.length + rest.spans, "span")} in ${noun(traces.size + rest.traces, "trace")}`;
   document.body.classList.toggle("empty", !spans.length);
 }
 
@@ -87,7 +89,8 @@ function spanOf(chunk, row) {
       return found;
     },
     resource: () => pairs(chunk.resources[rows.resource[row]]),
-    attributes: () => pairs(rows.attributes[row]),
+    brief: !rows.attributes[row],
+    attributes: () => pairs(rows.attributes[row] || []),
     events: () => (chunk.events[row] || []).map(([name, time, flat]) => ({ name: value(name), time, attributes: pairs(flat) })),
     links: () => (chunk.links[row] || []).map(([trace, id, flat]) => ({ trace, id, attributes: pairs(flat) })),
   };

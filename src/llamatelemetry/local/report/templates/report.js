@@ -98,6 +98,7 @@ async function poll(after) {
 
 unpacked($("data").textContent).then((found) => {
   titles = found.titles;
+  rest = found.rest;
   add(found);
   filtered(false);
   overview(found.summary);
