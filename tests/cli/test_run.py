@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -18,11 +19,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from llamatelemetry.local.launch import telemetry_environment
+from llamatelemetry.local.launch import is_process_left, telemetry_environment
 from llamatelemetry.local.store import StoreReader
 from tests.support.children import with_signals
 from tests.support.llama_server import LlamaServer
 from tests.support.run_commands import RUN, SPAN, run
+from tests.support.waiting import wait_for
 
 
 def names_in(folder: Path) -> list[str]:
@@ -350,3 +352,33 @@ def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path:
     nested = f"import subprocess; subprocess.run([{str(other)!r}, '-c', 'print(1)'])"
     done = run("--no-report", "--", sys.executable, "-c", nested, cwd=tmp_path)
     assert (done.stdout, done.stderr.count("nothing is recorded")) == ("1\n", 0)
+
+
+def test_command_starts_before_the_import_of_all_that_it_does_not_need(tmp_path: Path) -> None:
+    # A command that cannot be started ends `run` before it imports more.
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *RUN[1:], "--", "no-such-command"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 127
+    imported = set(re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert {"llamatelemetry.cli.run", "sqlite3"} <= imported
+    late = {"typer", "rich", "pydantic", "google.protobuf", "http.server", "logging"}
+    assert not late & imported
+    assert not {"llamatelemetry.config", "llamatelemetry.genai", "llamatelemetry.otel"} & imported
+
+
+def test_processes_of_a_command_are_found_until_they_exit(tmp_path: Path) -> None:
+    environment = telemetry_environment(os.environ, "http://127.0.0.1:1", tmp_path)
+    # The shell exits, and its child stays.
+    command = "sleep 100 >/dev/null 2>&1 & echo $!"
+    started = subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=True
+    )
+    assert is_process_left(tmp_path)
+    os.kill(int(started.stdout), signal.SIGKILL)
+    if Path("/proc").is_dir():
+        wait_for(lambda: not is_process_left(tmp_path))

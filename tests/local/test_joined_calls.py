@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamatelemetry.local.calls import calls_from_spans, summarize
-from llamatelemetry.local.joined_calls import join_calls
+from llamatelemetry.local.joined_calls import first_end_without_engine_span, join_calls
 from llamatelemetry.local.recording import read_recorded
 from llamatelemetry.local.records import SpanRecord
 from llamatelemetry.local.report.columns import columns
@@ -197,3 +197,12 @@ def test_page_shows_one_call_for_several_spans() -> None:
         ["chat", "m", 1, 0, "10", "5", "10"],
         ["chat", "\N{EN DASH}", 1, 0, "20", "5", "10"],
     ]
+
+
+def test_first_call_without_the_span_of_its_engine_is_found() -> None:
+    by_vllm = {"gen_ai.provider.name": "vllm"}
+    with_span = [call(1, **by_vllm), vllm(9, parent=1)]
+    others = [call(2, trace=2), failed(call(3, trace=3, **by_vllm))]
+    assert first_end_without_engine_span([*with_span, *others]) is None
+    lacking = [call(5, trace=5, **by_vllm), call(4, trace=4, **by_vllm)]
+    assert first_end_without_engine_span([*with_span, *others, *lacking]) == lacking[1].end_ns

@@ -35,6 +35,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from llamatelemetry.local.launch import address_of, listen
 from llamatelemetry.local.receiver import Receiver
 from llamatelemetry.local.records import Event, LogRecord, MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store, StoreReader
@@ -78,6 +79,22 @@ def running(tmp_path: Path) -> Iterator[RunningReceiver]:
     yield running
     running.receiver.stop()
     running.store.close()
+
+
+def test_request_sent_before_the_receiver_exists_is_stored(tmp_path: Path) -> None:
+    listener = listen(0)
+    connection = http.client.HTTPConnection(address_of(listener).removeprefix("http://"))
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.add(name="early")
+    headers = {"Content-Type": "application/x-protobuf"}
+    connection.request("POST", "/v1/traces", request.SerializeToString(), headers)
+    with Store(tmp_path / "s.db") as store, contextlib.closing(connection):
+        receiver = Receiver(store, listener=listener)
+        receiver.start()
+        assert connection.getresponse().status == 200
+        receiver.stop()
+    with StoreReader(tmp_path / "s.db") as reader:
+        assert [span.name for span in reader.spans()] == ["early"]
 
 
 def free_port() -> int:

@@ -13,6 +13,8 @@ from llamatelemetry._optional import MissingPackageError, required_by
 __all__ = ["main"]
 
 _INTERRUPTED: Final = 130
+# Typer's variable for the completion of a shell.
+_COMPLETION: Final = "_LLAMATELEMETRY_COMPLETE"
 
 
 def main() -> None:
@@ -21,9 +23,7 @@ def main() -> None:
     status: Any = 0
     try:
         with required_by("The command line", "llamatelemetry"):
-            from llamatelemetry.cli._app import app
-
-            app()
+            status = _run(sys.argv[1:])
     except MissingPackageError as error:
         status = _report(str(error), 2)
     except KeyboardInterrupt:
@@ -34,6 +34,18 @@ def main() -> None:
         # Typer and rich end the command with it, also when the reader of the output has exited.
         status = done.code
     sys.exit(_flushed(status))
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:2] == ["run", "--"] and arguments[2:] and _COMPLETION not in os.environ:
+        # Typer takes longer to import than all else that happens before the command starts.
+        from llamatelemetry.cli.run import RunOptions, run_command
+
+        return run_command(arguments[2:], RunOptions())
+    from llamatelemetry.cli._app import app
+
+    app()
+    return 0
 
 
 def _prepare_output() -> None:

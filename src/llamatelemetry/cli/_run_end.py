@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from llamatelemetry.cli._run_outcome import Outcome
 from llamatelemetry.cli._tables import print_summary
 from llamatelemetry.cli._text import print_line
-from llamatelemetry.local.joined_calls import lacks_engine_spans
-from llamatelemetry.local.launch import started_processes
+from llamatelemetry.local.joined_calls import first_end_without_engine_span
+from llamatelemetry.local.launch import is_process_left, started_processes
 from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.report import LivePage, write_report
 from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
@@ -39,9 +39,11 @@ def finish(started: StartedRun) -> int:
     store, receiver = started.store, started.receiver
     page = _live_page(console, path, started.run) if options.live else None
     status = started.command.wait()
+    is_shared = bool(options.port or options.grpc_port is not None)
     with suppress(KeyboardInterrupt):
-        _settle(receiver)
-        if options.port or options.grpc_port is not None:
+        if is_shared or started.command.killed_by or is_process_left(started.processes):
+            _settle(receiver)
+        if is_shared:
             _wait_for_engine_spans(path)
     outcome = Outcome(started.arguments, status, killed_by=started.command.killed_by)
     with _keeping_exit_status(console, path):
@@ -103,11 +105,17 @@ def _settle(receiver: Receiver) -> None:
 
 
 def _wait_for_engine_spans(path: Path) -> None:
-    """Wait until the spans of the last calls have arrived from their engines, which send in batches."""
+    """Wait until the spans of the last calls have arrived from their engines, which send in batches.
+
+    An engine that has not sent the span of an earlier call after this time does not export spans.
+    """
     deadline = time.monotonic() + _ENGINE_DELAY_S
     with suppress(OSError, StoreError), StoreReader(path) as reader:
         after = max(0, reader.last_row("spans") - _LAST_SPANS)
-        while lacks_engine_spans(reader.spans(after=after)) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            ended_ns = first_end_without_engine_span(reader.spans(after=after))
+            if ended_ns is None or time.time_ns() > ended_ns + _ENGINE_DELAY_S * 1e9:
+                return
             time.sleep(0.25)
 
 

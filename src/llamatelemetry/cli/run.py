@@ -1,30 +1,37 @@
 """`llamatelemetry run`: start a command that sends its telemetry to this process.
 
-It imports only what the start needs. `_run_end` has the rest, and is imported while the command
-runs.
+It imports only what the start needs. The receiver and `_run_end` are imported while the command
+runs. Until then, the connections of the command wait in the queue of the socket.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-
 from llamatelemetry._optional import MissingPackageError, require
-from llamatelemetry.cli._text import print_line
-from llamatelemetry.local.launch import Command, exit_status_of, telemetry_environment
-from llamatelemetry.local.receiver import Receiver
-from llamatelemetry.local.shown_command import shown_command
+from llamatelemetry._terminal import printable
+from llamatelemetry.local.launch import (
+    Command,
+    address_of,
+    exit_status_of,
+    listen,
+    telemetry_environment,
+)
 from llamatelemetry.local.store import RUNS, Store, StoreError, StoreWriteError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
+    from rich.console import Console
+
+    from llamatelemetry.local.receiver import Receiver
     from llamatelemetry.local.records import Run
 
 _USAGE: Final = 2
@@ -72,44 +79,51 @@ def run_command(arguments: Sequence[str], options: RunOptions) -> int:
         2 if the database, a port or grpcio is not available; with `fail_on_error`, 1 instead of 0
         if a call failed.
     """
-    console = Console(stderr=True, highlight=False)
     path = options.output or _new_path()
     try:
-        store, receiver = _open(path, options)
+        store, listener = _open(path, options)
     except (OSError, StoreError, MissingPackageError) as error:
-        print_line(console, f"error: {error}", "red")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return _USAGE
     with tempfile.TemporaryDirectory(
         prefix="llamatelemetry-", ignore_cleanup_errors=True
     ) as folder:
+        environment = telemetry_environment(os.environ, address_of(listener), Path(folder))
         try:
-            command = Command(
-                arguments, telemetry_environment(os.environ, receiver.url, Path(folder))
-            )
+            command = Command(arguments, environment)
         except OSError as error:
-            receiver.stop()
+            listener.close()
             store.close()
             if options.output is None:
                 path.unlink()
-            print_line(console, f"error: cannot run {arguments[0]}: {error.strerror}", "red")
+            message = f"cannot run {arguments[0]}: {error.strerror}"
+            sys.stderr.write(f"error: {printable(message)}\n")
             return exit_status_of(error)
+        from rich.console import Console
+
+        from llamatelemetry.local.receiver import Receiver
+
+        console = Console(stderr=True, highlight=False)
         run = _begin(console, store, arguments)
+        receiver = Receiver(store, listener=listener, grpc_port=options.grpc_port)
         _start(console, receiver)
         started = StartedRun(
             arguments, options, console, path, store, receiver, run, command, Path(folder)
         )
-        # Imported while the command runs, because the import takes longer than the start.
         from llamatelemetry.cli._run_end import finish
 
         return finish(started)
 
 
-def _open(path: Path, options: RunOptions) -> tuple[Store, Receiver]:
+def _open(path: Path, options: RunOptions) -> tuple[Store, socket.socket]:
+    # These are imported later, when an error would be too late.
+    require("The command line", "rich", "llamatelemetry")
+    require("The command line", "opentelemetry.proto", "llamatelemetry")
     if options.grpc_port is not None:
         require("Receiving OTLP over gRPC", "grpc", "llamatelemetry")
     store = Store(path)
     try:
-        return store, Receiver(store, port=options.port, grpc_port=options.grpc_port)
+        return store, listen(options.port)
     except OSError:
         store.close()
         if options.output is None:
@@ -118,6 +132,9 @@ def _open(path: Path, options: RunOptions) -> tuple[Store, Receiver]:
 
 
 def _begin(console: Console, store: Store, arguments: Sequence[str]) -> Run | None:
+    from llamatelemetry.cli._text import print_line
+    from llamatelemetry.local.shown_command import shown_command
+
     try:
         return store.begin_run(shown_command(arguments))
     except StoreWriteError as error:
@@ -126,6 +143,8 @@ def _begin(console: Console, store: Store, arguments: Sequence[str]) -> Run | No
 
 
 def _start(console: Console, receiver: Receiver) -> None:
+    from llamatelemetry.cli._text import print_line
+
     try:
         receiver.start()
     except OSError as error:

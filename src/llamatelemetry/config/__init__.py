@@ -13,6 +13,7 @@ result in force with `set_active_config()`. Everything else reads it with `activ
 
 from __future__ import annotations
 
+from llamatelemetry._run_key import RUN_KEY_VARIABLE, new_run_key, run_key
 from llamatelemetry.config._config import OPTIONS, LlamaTelemetryConfig
 from llamatelemetry.config._option import Option
 from llamatelemetry.config._parsers import (
@@ -28,7 +29,6 @@ from llamatelemetry.config._resolve import (
     sdk_disabled,
     set_active_config,
 )
-from llamatelemetry.config._run_key import RUN_KEY_VARIABLE, new_run_key, run_key
 from llamatelemetry.config._sources import OptionValue
 from llamatelemetry.config._urls import SECRET_PARAMETER, mask_url, mask_urls
 

@@ -114,14 +114,19 @@ def join_calls(spans: Iterable[SpanRecord]) -> list[JoinedCall]:
     return traces.calls()
 
 
-def lacks_engine_spans(spans: Iterable[SpanRecord]) -> bool:
-    """Return whether an engine that can export spans has not sent that of a successful call yet."""
-    return any(
-        not call.requests
+def first_end_without_engine_span(spans: Iterable[SpanRecord]) -> int | None:
+    """Return when the first successful call ended that lacks the span of its engine, in ns.
+
+    Only calls of engines that can export spans count.
+    """
+    ends = (
+        call.span.end_ns
+        for call in join_calls(spans)
+        if not call.requests
         and not call.span.failed
         and str(call.attributes.get(names.GEN_AI_PROVIDER_NAME)) in EXPORTING_ENGINES
-        for call in join_calls(spans)
     )
+    return min(ends, default=None)
 
 
 class _Traces:

@@ -10,12 +10,13 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from llamatelemetry.config import RUN_KEY_VARIABLE, new_run_key
+from llamatelemetry._run_key import RUN_KEY_VARIABLE, new_run_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ _METRIC_INTERVAL_MS: Final = "2000"
 EXPORT_DELAY_MS: Final = 100
 
 _HOST: Final = "127.0.0.1"
+_QUEUED_CONNECTIONS: Final = 128
+_PROCESSES: Final = "_LLAMATELEMETRY_RUN_PROCESSES"
 
 # Without the import, which takes longer than that of the rest of this module.
 _FOUND = find_spec("opentelemetry.instrumentation.auto_instrumentation")
@@ -50,6 +53,26 @@ _FORWARDED: Final = tuple(
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on loopback. Connections wait until a receiver accepts them.
+
+    Raises:
+        OSError: The port is in use or not permitted.
+    """
+    try:
+        return socket.create_server((_HOST, port), backlog=_QUEUED_CONNECTIONS)
+    except OSError as error:
+        raise OSError(
+            f"cannot receive telemetry on port {port}: {error.strerror}. Use another port, or 0 "
+            "for a free one"
+        ) from error
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the base URL of a socket, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
+    return f"http://{_HOST}:{listener.getsockname()[1]}"
 
 
 def telemetry_environment(
@@ -81,7 +104,7 @@ def telemetry_environment(
         "PYTHONPATH": os.pathsep.join([site, *before]),
         "_LLAMATELEMETRY_RUN_PID": str(os.getpid()),
         RUN_KEY_VARIABLE: new_run_key(),
-        **({} if processes is None else {"_LLAMATELEMETRY_RUN_PROCESSES": str(processes)}),
+        **({} if processes is None else {_PROCESSES: str(processes)}),
         "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_TRACES_EXPORTER": "otlp",
@@ -104,6 +127,21 @@ def started_processes(folder: Path) -> list[StartedProcess]:
         executable, _, error = path.read_text(encoding="utf-8", errors="replace").partition("\n")
         found.append(StartedProcess(executable, error))
     return found
+
+
+def is_process_left(folder: Path) -> bool:
+    """Return whether a process of the command still runs, also if that cannot be found out.
+
+    Args:
+        folder: The directory `processes` that `telemetry_environment` got.
+    """
+    marker = os.fsencode(f"{_PROCESSES}={folder}\0")
+    environments = [*Path("/proc").glob("[0-9]*/environ")]
+    for path in environments:
+        with contextlib.suppress(OSError):  # ended, or of another user
+            if marker in path.read_bytes():
+                return True
+    return not environments
 
 
 def _proxy_exceptions(environ: Mapping[str, str]) -> dict[str, str]:

@@ -23,17 +23,26 @@ class LoopbackServer(ThreadingHTTPServer):
     """A server with a thread for each connection.
 
     Above `max_connections`, the one that is idle for the longest time is closed, and its client
-    connects again. If a request is in progress on each of them, a new one gets status 503.
+    connects again. If a request is in progress on each of them, a new one gets status 503. A
+    `listener` that listens already is served instead of `port`.
     """
 
     max_connections = 128
     request_queue_size = 128
 
-    def __init__(self, port: int, handler: type[LoopbackHandler]) -> None:
+    def __init__(
+        self,
+        port: int,
+        handler: type[LoopbackHandler],
+        listener: socket.socket | None = None,
+    ) -> None:
         self._lock = threading.Lock()
         # In the order of their last use, with whether a request is in progress.
         self._open: dict[socket.socket, bool] = {}
-        super().__init__((HOST, port), handler)
+        super().__init__((HOST, port), handler, bind_and_activate=listener is None)
+        if listener is not None:
+            self.socket.close()
+            self.socket, self.server_address = listener, listener.getsockname()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start a thread for a connection, or reject it."""

@@ -22,7 +22,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from llamatelemetry._optional import required_by
 from llamatelemetry._terminal import printable
-from llamatelemetry.local.loopback_server import HOST, LoopbackHandler, LoopbackServer
+from llamatelemetry.local.launch import address_of, listen
+from llamatelemetry.local.loopback_server import LoopbackHandler, LoopbackServer
 from llamatelemetry.local.otlp import MalformedError, RejectedError, parse_request, records_of
 from llamatelemetry.local.request_limits import (
     MAX_BODY_BYTES,
@@ -34,6 +35,7 @@ from llamatelemetry.local.request_limits import (
 from llamatelemetry.local.store import StoreWriteError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping
 
     from google.protobuf.message import Message
@@ -54,29 +56,31 @@ _RESPONSES: Final[Mapping[str, type[Message]]] = {
 
 
 class Receiver:
-    """An OTLP receiver. Binds its port on construction, and serves from `start()`.
+    """An OTLP receiver. It serves from `start()`.
 
-    A child process can be started in between, while this process has no other threads. `port` 0
-    selects a free port. Without a `grpc_port`, only HTTP is served.
+    A child process can be started before, while this process has no other threads. Without a
+    `grpc_port`, only HTTP is served.
+
+    Args:
+        store: Database for the records.
+        listener: Socket that listens on loopback; one on a free port if `None`.
+        grpc_port: Port for gRPC.
 
     Attributes:
         received: Number of stored spans, metric data points and log records, by signal.
         problem: Why data was lost, or `None` if everything was stored.
-
-    Raises:
-        OSError: The port is in use or not permitted.
     """
 
-    def __init__(self, store: Store, *, port: int = 0, grpc_port: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        listener: socket.socket | None = None,
+        grpc_port: int | None = None,
+    ) -> None:
         self._store = store
         self._lock = threading.Lock()
-        try:
-            self._server = _OtlpServer(port, self._write)
-        except OSError as error:
-            raise OSError(
-                f"cannot receive telemetry on port {port}: {error.strerror}. Use another port, or 0 "
-                "for a free one"
-            ) from error
+        self._server = _OtlpServer(listener or listen(0), self._write)
         self._thread: threading.Thread | None = None
         self._grpc_port = grpc_port
         self._grpc: GrpcServer | None = None
@@ -86,7 +90,7 @@ class Receiver:
     @property
     def url(self) -> str:
         """Base URL, for `OTEL_EXPORTER_OTLP_ENDPOINT`."""
-        return f"http://{HOST}:{self._server.server_address[1]}"
+        return address_of(self._server.socket)
 
     def start(self) -> None:
         """Serve in background threads. HTTP is served even if gRPC cannot be.
@@ -141,13 +145,13 @@ class _OtlpServer(LoopbackServer):
     # server_close() waits for requests that are being stored.
     daemon_threads = False
 
-    def __init__(self, port: int, write: Callable[[str, Message], None]) -> None:
+    def __init__(self, listener: socket.socket, write: Callable[[str, Message], None]) -> None:
         self.write = write
         self.budget = BodyBudget()
         # Requests are parsed one after the other, because a message needs more memory than its
         # body. The database has one writer anyway.
         self.parsing = threading.Lock()
-        super().__init__(port, _OtlpHandler)
+        super().__init__(0, _OtlpHandler, listener)
 
 
 class _OtlpHandler(LoopbackHandler):

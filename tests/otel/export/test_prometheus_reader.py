@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import logging
 import re
 import socket
@@ -65,6 +67,40 @@ def test_metrics_are_served_once_also_after_flush(port):
     assert re.search(r"^pages_total\{.*\} 2\.0$", text, re.MULTILINE)
     assert 'service_name="shop"' in text
     assert {*samples(text).values()} == {1}
+
+
+def status_of(address: str, port: int, host: str | None) -> int:
+    """Return the status of a scrape with a `Host` header, or without one."""
+    connection = http.client.HTTPConnection(address, port, timeout=30)
+    connection.putrequest("GET", "/metrics", skip_host=True)
+    if host is not None:
+        connection.putheader("Host", host)
+    connection.endheaders()
+    with contextlib.closing(connection):
+        return connection.getresponse().status
+
+
+LOOPBACK_HOSTS = ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.2:9464", "[::1]:9464", None]
+OTHER_HOSTS = [
+    "evil.example",
+    "localhost.evil.example:9464",
+    "127.evil.example",
+    "10.0.0.1",
+    "[::1",
+    "",
+]
+
+
+@pytest.mark.parametrize("host", [*LOOPBACK_HOSTS, *OTHER_HOSTS])
+def test_server_on_loopback_rejects_other_hosts(port, host):
+    llamatelemetry.init(exporter="prometheus")
+    assert status_of("localhost", port, host) == (200 if host in LOOPBACK_HOSTS else 403)
+
+
+def test_server_on_another_address_accepts_the_name_of_a_service(port, monkeypatch):
+    monkeypatch.setenv(HOST, "0.0.0.0")
+    llamatelemetry.init(exporter="prometheus")
+    assert status_of("127.0.0.1", port, "shop.default.svc:9464") == 200
 
 
 def test_port_in_use_moves_metrics_with_warning(port, caplog):

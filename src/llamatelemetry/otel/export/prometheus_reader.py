@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 import weakref
-from typing import TYPE_CHECKING, Final
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import urlsplit
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.environment_variables import (
@@ -21,12 +23,18 @@ from opentelemetry.sdk.environment_variables import (
 from prometheus_client import CollectorRegistry, start_http_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from wsgiref.simple_server import WSGIServer
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _logger = logging.getLogger("llamatelemetry.otel")
 
 _HOST: Final = "localhost"
 _PORT: Final = 9464
+_REJECTED: Final = (
+    b"The host must be localhost or a loopback address. To serve other names, set "
+    b"OTEL_EXPORTER_PROMETHEUS_HOST to the address of a network interface.\n"
+)
 PORTS: Final = 16
 """Number of ports that are tried, from the configured one upwards."""
 
@@ -38,6 +46,8 @@ class PrometheusReader(PrometheusMetricReader):
     `OTEL_EXPORTER_PROMETHEUS_PORT` (9464; 0 is any free port). If the port is in use, the next
     free one of `PORTS` is taken, so that each worker of a server has its own. If none is free, the
     process serves no metrics. Both are logged; neither raises.
+
+    A server on a loopback address rejects requests for another `Host`.
     """
 
     def __init__(self) -> None:
@@ -92,6 +102,10 @@ class PrometheusReader(PrometheusMetricReader):
             break
         if self._server is None:
             return
+        if _is_loopback(host):
+            self._server.set_app(
+                _for_loopback_only(cast("WSGIApplication", self._server.get_app()))
+            )
         port = self._server.server_port
         served = (
             f"Serving Prometheus metrics of process {os.getpid()} at http://{host}:{port}/metrics"
@@ -100,6 +114,37 @@ class PrometheusReader(PrometheusMetricReader):
             _logger.info("%s", served)
         else:
             _logger.warning("Port %d is in use. %s. Scrape it, too", first, served)
+
+
+def _for_loopback_only(application: WSGIApplication) -> WSGIApplication:
+    """Return an application that rejects requests of web pages, which arrive by DNS rebinding.
+
+    A page of another site can reach a loopback port through its own host name, and then read the
+    response. A scraper of a server on another address sends the name of its target as `Host`.
+    """
+
+    def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # Browsers always send `Host`, and some health checks do not.
+        if _is_loopback(_host_name(environ.get("HTTP_HOST", _HOST))):
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [_REJECTED]
+
+    return checked
+
+
+def _host_name(authority: str) -> str:
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:  # an incomplete IPv6 address
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == _HOST or ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
 
 
 _readers: Final[weakref.WeakSet[PrometheusReader]] = weakref.WeakSet()
