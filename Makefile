@@ -3,7 +3,7 @@
 VENV := .venv
 PROJECTS := pyproject.toml $(wildcard src/*/pyproject.toml)
 
-.PHONY: help demo test test-all test-engines check bench docs soak fuzz wheels deploy-check lock clean
+.PHONY: help demo test test-all test-engines check bench docs soak fuzz mutation wheels deploy-check lock clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -37,6 +37,10 @@ soak: $(VENV)/.dev ## Make calls for ten minutes and check that nothing grows or
 fuzz: $(VENV)/.dev ## Fuzz the readers of foreign data, with coverage guidance
 	$(VENV)/bin/python -m pip install --quiet --group fuzz
 	$(VENV)/bin/python scripts/fuzz.py $(ARGS)
+
+mutation: $(VENV)/.dev ## Mutate the code and count what the tests notice: ARGS="statistics --sample 200"
+	$(VENV)/bin/python -m pip install --quiet --group mutation
+	$(VENV)/bin/python scripts/mutation.py $(ARGS)
 
 wheels: $(VENV)/.dev ## Build all five distributions and check them in new environments
 	$(VENV)/bin/python scripts/check_wheels.py

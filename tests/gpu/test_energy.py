@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llamatelemetry.gpu.energy import EnergyLedger
+from llamatelemetry.gpu.energy import EnergyLedger, _EnergyShare, _parts
 from tests.gpu.meter import HERE, Key, Meter
 
 
@@ -357,3 +357,14 @@ def test_reset_ledger_has_no_calls(reset):
     meter.run(2)
     energy = meter.end(after)
     assert (energy.joules, energy.attribution) == (pytest.approx(200), "exclusive")
+
+
+def test_calls_one_after_the_other_beside_a_lasting_one_are_shared():
+    """All within one interval of four seconds."""
+    lasting = _EnergyShare("engine", 0.0)
+    calls = [lasting, _EnergyShare("engine", 1.0, 2.0), _EnergyShare("engine", 2.0, 3.0)]
+    assert _parts(calls, 0.0, 4.0, 0) == [3.0, 0.5, 0.5]
+    assert all(call.shared for call in calls)
+    alone = _EnergyShare("engine", 0.0)
+    assert _parts([alone], 1.0, 4.0, 0) == [3.0]
+    assert not alone.shared

@@ -272,7 +272,7 @@ NUMBER(nvmlDeviceGetComputeInstanceId, unsigned, "compute_instance", NULL, 1)
 TWO_NUMBERS(nvmlDeviceGetEncoderUtilization, "encoder", "utilization", "period")
 TWO_NUMBERS(nvmlDeviceGetDecoderUtilization, "decoder", "utilization", "period")
 TWO_NUMBERS(nvmlDeviceGetCudaComputeCapability, "compute_capability", "major", "minor")
-TWO_NUMBERS(nvmlDeviceGetMigMode, "mig", "mode", "mode")
+TWO_NUMBERS(nvmlDeviceGetMigMode, "mig", "mode", "pending")
 
 API nvmlDeviceGetUtilizationRates(Device each, unsigned out[2]) {
     double found;

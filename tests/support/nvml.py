@@ -246,10 +246,15 @@ def with_mig() -> dict[str, Any]:
 
     a100 = {"name": "NVIDIA A100-SXM4-40GB", "compute_capability": {"major": 8, "minor": 0}}
     whole = {"memory_total": 40 * GIB, "memory_used": 3 * GIB}
-    cut = gpu(0, **a100, **whole, mig={"mode": 1, "instances": [instance(1, 3), instance(2, 4)]})
+    cut = gpu(
+        0,
+        **a100,
+        **whole,
+        mig={"mode": 1, "pending": 0, "instances": [instance(1, 3), instance(2, 4)]},
+    )
     for key in ("utilization", "encoder", "decoder"):  # not supported by real devices in MIG mode
         del cut[key]
-    return machine(cut, gpu(1, **a100, **whole, mig={"mode": 0, "instances": []}))
+    return machine(cut, gpu(1, **a100, **whole, mig={"mode": 0, "pending": 1, "instances": []}))
 
 
 def answers_almost_nothing() -> dict[str, Any]:

@@ -50,6 +50,19 @@ def test_record_from_before_a_reboot_is_reused(process):
     assert process().exchange(3.0, {}) == {}
 
 
+def test_only_this_user_can_read_the_file(process, tmp_path):
+    process().exchange(10.0, {0: 2})
+    assert (tmp_path / "gpu-calls").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("age_s", "expected"), [(0.0, {0: 2}), (1.9, {0: 2}), (2.0, {}), (-0.1, {})]
+)
+def test_record_counts_for_two_seconds(process, age_s, expected):
+    process().exchange(10.0, {0: 2})
+    assert process().exchange(10.0 + age_s, {}) == expected
+
+
 def test_close_removes_record_at_once(process):
     one, two = process(), process()
     one.exchange(10.0, {0: 2})
