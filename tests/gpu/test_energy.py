@@ -218,6 +218,14 @@ def test_call_of_another_process_gets_half_of_the_energy():
     assert (energy.joules, energy.attribution) == (pytest.approx(200), "shared")
 
 
+def test_calls_of_other_processes_on_another_gpu_take_nothing():
+    meter = Meter(lambda _: 200.0)
+    call = meter.begin()
+    meter.run(2, others={"GPU-1": 1})
+    energy = meter.end(call)
+    assert (energy.joules, energy.attribution) == (pytest.approx(400), "exclusive")
+
+
 def test_tail_of_a_call_is_shared_with_the_calls_of_other_processes():
     meter = Meter(lambda _: 200.0)
     call = meter.begin()

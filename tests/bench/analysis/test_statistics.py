@@ -437,9 +437,10 @@ def test_detectable_slowdown_of_requests_follows_from_their_spread():
     new_variance = 24 / 8
     of_means = ((1 + new_variance) / 2 * (1 / 3 + 1 / 9)) ** 0.5
     errors = of_means * (np.pi / 3) ** 0.5, of_means * (np.pi / 2) ** 0.5
-    sensitivity = Sensitivity(0.05, 2)
-    expected = sensitivity.detectable(*errors, stats.norm.ppf)
-    assert compare_requests(old, new, sensitivity)[2] == pytest.approx(expected)
+    # The first one depends on the significance, the second one on the relevance.
+    for sensitivity in (Sensitivity(0.05, 2), Sensitivity(9.0, 2)):
+        expected = sensitivity.detectable(*errors, stats.norm.ppf)
+        assert compare_requests(old, new, sensitivity)[2] == pytest.approx(expected)
     assert compare_requests(old[1:], new, sensitivity)[2] is None
     assert compare_requests(old, new[1:3], sensitivity)[2] is None
     assert compare_requests(old, np.append(new, 0.0), sensitivity)[2] is None

@@ -79,7 +79,7 @@ def test_setup_is_silent_where_the_load_is_unknown(monkeypatch):
     ("jump_s", "cpu_share", "expected"),
     [
         (0.05, 0.8, []),
-        (0.06, 0.0, ["adjusted by +60 ms"]),
+        (0.6, 0.0, ["adjusted by +600 ms"]),
         (-0.06, 0.0, ["adjusted by -60 ms"]),
         (0.0, 0.85, ["used 85% of a CPU core"]),
     ],
@@ -106,6 +106,10 @@ def test_external_load_is_the_excess_of_the_engine_over_this_benchmark(prompt, o
     found = external_load_warning(ENGINE, prompt, output)
     assert (found is None) == (excess is None)
     assert (excess or "") in (found or "")
+
+
+def test_external_load_is_absent_if_nothing_was_counted_and_requested():
+    assert external_load_warning(dict.fromkeys(ENGINE, 0.0), 0, 0) is None
 
 
 @pytest.mark.parametrize("missing", ENGINE)

@@ -84,6 +84,14 @@ def test_trace_larger_than_the_page_does_not_take_all_room(
     assert len({span.trace_id for span in found.spans}) > 20
 
 
+def test_single_trace_has_its_first_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{LIMITS}._SPANS_OF_TRACE", 50)
+    spans = [call(n, trace=1) for n in range(600, 0, -1)]
+    found = selected(spans)
+    assert [*found.spans] == [*reversed(spans[-50:])]
+    assert len(found.brief) == 550
+
+
 @pytest.mark.slow
 @pytest.mark.needs("chromium")
 def test_page_counts_the_whole_recording_and_opens_each_call(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
@@ -13,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from llamatelemetry.config import LlamaTelemetryConfig
 from llamatelemetry.otel import RedactionLogProcessor
 from llamatelemetry.otel.redaction import fail_closed
+from llamatelemetry.otel.redaction.logs import _bounded_attributes
 from llamatelemetry.otel.redaction.redactor import Redaction
 
 GONE = "[REDACTED]"
@@ -156,3 +158,20 @@ def test_log_processor_from_config_uses_redaction_options():
     processor = RedactionLogProcessor.from_config(config)
     assert redacted_body("a@example.com", processor) == GONE
     assert RedactionLogProcessor.from_config(LlamaTelemetryConfig()) is None
+
+
+def test_copied_attributes_keep_the_number_of_dropped_ones():
+    given = BoundedAttributes(maxlen=1, attributes={"a": 1, "b": 2, "c": 3}, immutable=False)
+    copied = _bounded_attributes(given, {"c": 4})
+    assert (dict(copied), copied.dropped) == ({"c": 4}, 2)
+
+
+def test_stripped_error_has_its_class_and_traceback_without_its_text():
+    with pytest.raises(ValueError, match=SECRET) as raised:
+        int(SECRET)
+    stripped = fail_closed.strip_message(raised.value)
+    assert stripped.__traceback__ is raised.value.__traceback__
+    assert isinstance(stripped, ValueError)
+    assert (type(stripped).__name__, type(stripped).__module__) == ("ValueError", "builtins")
+    assert SECRET not in str(stripped)
+    assert stripped.args == ()

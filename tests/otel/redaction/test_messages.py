@@ -207,3 +207,8 @@ def test_redact_messages_removes_text_from_any_structure(value):
     assert "secret" not in as_text
     if parse_json(json.dumps(value)) is not None:
         json.loads(as_text) if as_text != GONE else None
+
+
+def test_name_in_a_message_is_redacted_and_that_of_a_tool_is_not():
+    assert redacted({"role": "user", "name": "alice", "content": "x"})["name"] == GONE
+    assert redacted({"name": "weather", "arguments": "x"})["name"] == "weather"

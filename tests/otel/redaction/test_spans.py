@@ -254,6 +254,18 @@ class TestCoverage:
             "counter": 1732289000123456789,
         }
 
+    def test_patterns_match_in_bytes_that_are_not_utf_8(self):
+        found = redacted({"bytes": b"\xff a@example.com"}, patterns=["email"])["bytes"]
+        assert isinstance(found, bytes)
+        assert found.endswith(f" {GONE}".encode())
+
+    @pytest.mark.parametrize("slash", ["/", "\\/", "%2F", "\\u002f", "&#47;", "&sol;"])
+    def test_patterns_match_behind_escapes(self, slash):
+        found = redacted({"log": f"GET https:{slash}{slash}alice:{SECRET}@example.com: 200"})["log"]
+        assert SECRET not in found
+        assert found.startswith("GET https:")
+        assert found.endswith("@example.com: 200")
+
     def test_json_without_match_stays_identical(self):
         text = '{ "a" : "\\u00e4",\n "b": 1.0 }'
         assert redacted({"json": text}, patterns=["email"]) == {"json": text}
@@ -495,6 +507,7 @@ class TestFailClosed:
         assert SECRET not in text
         span = pipeline.last()
         assert span.name == "redaction failed"
+        assert (dict(span.resource.attributes), span.instrumentation_scope) == ({}, None)
         assert span.status.status_code is StatusCode.ERROR
         assert dict(span.attributes) == {"llamatelemetry.redaction.failed": True}
 

@@ -98,7 +98,7 @@ def _choose(traces: Mapping[str, Sequence[SpanRecord]], calls: Sequence[JoinedCa
     room -= _fill(chosen, traces, failed, DETAILED_SPANS // 3)
     room -= _fill(chosen, traces, by_duration, room - DETAILED_SPANS // 3)
     others = [trace for trace in traces if trace not in chosen]
-    step = math.ceil(sum(_size(traces[trace]) for trace in others) / room)
+    step = max(1, math.ceil(sum(_size(traces[trace]) for trace in others) / room))
     _fill(chosen, traces, others[::step], room)
     return chosen
 
