@@ -14,8 +14,9 @@ has one entry for each version of Python.
 | `chunk` | a chunk of a stream | the same with the bare client |
 | `start` | an empty program under `opentelemetry-instrument` | the same with OpenTelemetry's distro |
 
-valgrind counts them. Without it or its headers, without a C compiler, or without a record for this
-version of Python, nothing is compared, and the exit status is 0.
+valgrind counts them. Without it or its headers, without a C compiler, with a Python that valgrind
+cannot run, or without a record for this version of Python, nothing is compared, and the exit status
+is 0.
 """
 
 from __future__ import annotations
@@ -100,6 +101,10 @@ def why_not() -> str | None:
         subprocess.run(check, input=_LIBRARY, text=True, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "there is no C compiler, or valgrind's headers are missing"
+    # An old valgrind does not know all instructions of a new CPU.
+    runs = ["valgrind", "--tool=none", "--quiet", sys.executable, "-c", "pass"]
+    if subprocess.run(runs, capture_output=True, check=False).returncode:
+        return "valgrind cannot run this Python"
     return None
 
 

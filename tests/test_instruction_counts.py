@@ -28,7 +28,19 @@ def test_record_has_every_ratio():
         assert list(ratios) == list(RECORDED)
 
 
-def test_machine_without_valgrind_skips(tmp_path):
+@pytest.mark.parametrize(
+    ("programs", "reason"),
+    [
+        ({}, "valgrind is not installed"),
+        ({"valgrind": 0, "cc": 1}, "there is no C compiler, or valgrind's headers are missing"),
+        ({"valgrind": 1, "cc": 0}, "valgrind cannot run this Python"),
+    ],
+)
+def test_machine_that_cannot_count_skips(tmp_path, programs, reason):
+    for name, status in programs.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\nexit {status}\n")
+        program.chmod(0o755)
     done = subprocess.run(
         [sys.executable, SCRIPT],
         env={"PATH": str(tmp_path)},
@@ -36,4 +48,4 @@ def test_machine_without_valgrind_skips(tmp_path):
         text=True,
         check=True,
     )
-    assert done.stdout == "Skipped: valgrind is not installed.\n"
+    assert done.stdout == f"Skipped: {reason}.\n"
