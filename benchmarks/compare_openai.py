@@ -12,8 +12,8 @@ instrumentation: it creates the same span, attributes and measurements with Open
 The rows of llama.cpp and vLLM are responses with the engine's timings. llamatelemetry also records
 phase spans and server metrics of them, the others record what they record of any response. With
 content, each contender captures it in its own way; OpenInference does so in every row. Redaction
-and tail sampling exist only in llamatelemetry. Their rows include capturing the content, and
-buffering and dropping each trace.
+and tail sampling exist only in llamatelemetry. The row of redaction includes capturing the content,
+that of tail sampling includes buffering and dropping each trace.
 
 The start is the CPU time of a fresh process for importing and instrumenting, without that of
 OpenTelemetry's API and SDK. It is the minimum of several processes.
