@@ -113,6 +113,7 @@ def main() -> None:
     """Run the turns until standard input ends."""
     kind, count, url, mode, instrumentation = sys.argv[1:]
     if instrumentation != "without":
+        # The process without it must not load it either.
         import llamatelemetry
 
         llamatelemetry.init("under-load")

@@ -12,7 +12,7 @@ order. The table has medians over the rounds; a difference or ratio is between t
 round, and its range is the lowest and the highest of all rounds. CPU time is that of the processes
 of a contender per call, with the export.
 
-    python benchmarks/under_load.py [--rounds 8] [--model]
+    python benchmarks/under_load.py [--rounds 8] [--only "64 threads"] [--model]
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llamatelemetry.llama import ServerConfig, ServerManager
+from llamatelemetry.llama.embedded import find_demo_model
 
 WORKER = Path(__file__).with_name("_load_worker.py")
 SLOTS, HOLD_S = 8, 0.08
@@ -236,9 +239,6 @@ def _with_range(values: list[float], style: str, width: int) -> str:
 @contextmanager
 def model_server() -> Iterator[str]:
     """Run llama.cpp's server with one slot and one thread, and yield its URL."""
-    from llamatelemetry.llama import ServerConfig, ServerManager
-    from llamatelemetry.llama.embedded import find_demo_model
-
     config = ServerConfig(find_demo_model(), port=0, n_parallel=1, n_ctx=512, threads=1)
     with ServerManager(config, binary="embedded") as running:
         yield running.url
