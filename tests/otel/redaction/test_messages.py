@@ -210,5 +210,7 @@ def test_redact_messages_removes_text_from_any_structure(value):
 
 
 def test_name_in_a_message_is_redacted_and_that_of_a_tool_is_not():
-    assert redacted({"role": "user", "name": "alice", "content": "x"})["name"] == GONE
-    assert redacted({"name": "weather", "arguments": "x"})["name"] == "weather"
+    user = {"role": "user", "name": "alice", "content": "x"}
+    assert redacted([user]) == [{"role": "user", "name": GONE, "content": GONE}]
+    call = {"type": "tool_call", "name": "weather", "arguments": "x"}
+    assert redacted([call]) == [{"type": "tool_call", "name": "weather", "arguments": GONE}]

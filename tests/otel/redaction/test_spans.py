@@ -259,6 +259,11 @@ class TestCoverage:
         assert isinstance(found, bytes)
         assert found.endswith(f" {GONE}".encode())
 
+    @pytest.mark.parametrize("number", [10**8, -(10**8), 10**8 - 1, 1 - 10**8])
+    def test_patterns_match_in_integers_of_nine_digits(self, number):
+        found = redacted({"n": number}, patterns=[r"\d+"])["n"]
+        assert (found == number) == (abs(number) < 10**8)
+
     @pytest.mark.parametrize("slash", ["/", "\\/", "%2F", "\\u002f", "&#47;", "&sol;"])
     def test_patterns_match_behind_escapes(self, slash):
         found = redacted({"log": f"GET https:{slash}{slash}alice:{SECRET}@example.com: 200"})["log"]
