@@ -53,7 +53,8 @@ class Load:
 
     def __init__(self, until_s: float, at_most: int) -> None:
         self._until_s = until_s
-        self._numbers = iter(range(at_most))  # `next` is atomic
+        self._numbers = iter(range(at_most))
+        self._lock = threading.Lock()
         self.plain: list[int] = [0] * (THREADS + TASKS)
         self.streams: list[int] = [0] * (THREADS + TASKS)
         self.received = (0, 0)
@@ -81,8 +82,12 @@ class Load:
 
     def numbers(self) -> Iterator[int]:
         """Yield the number of each next call, until the end of the load."""
-        while not self.is_over and (number := next(self._numbers, None)) is not None:
+        while not self.is_over and (number := self._next()) is not None:
             yield number
+
+    def _next(self) -> int | None:
+        with self._lock:  # In a free-threaded Python, `next` is not atomic.
+            return next(self._numbers, None)
 
     def work(self, worker: int, client: openai.OpenAI) -> None:
         """Make calls in a thread."""

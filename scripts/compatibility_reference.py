@@ -31,6 +31,10 @@ NONE = "–"  # noqa: RUF001 - the sign of docs
 TESTED, EXPECTED = "tested", "expected"
 # The Python version of constraints.txt, of `scripts/test_versions.py` and of development.
 TESTED_PYTHON = "3.11"
+FREE_THREADED = [
+    ("3.13t", EXPECTED, "[some tests](../operate/reliability.md#free-threaded-python) have run"),
+    ("3.14t", EXPECTED, "no test has run"),
+]
 
 
 def project(directory: str = "") -> dict[str, Any]:
@@ -64,6 +68,7 @@ def pythons() -> str:
         is_tested = f"3.{minor}" == TESTED_PYTHON
         note = "" if is_tested else "a job of CI is defined for it"
         rows.append((f"3.{minor}", TESTED if is_tested else EXPECTED, note))
+    rows += FREE_THREADED
     return table(("Python", "Status", "Note"), rows)
 
 

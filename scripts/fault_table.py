@@ -4,8 +4,8 @@
     scripts/fault_table.py dns absent      these faults, without the page
     scripts/fault_table.py --list          the names of all faults
 
-Exits with 1 if the application saw something else than without llamatelemetry, or if an exit,
-`flush()` or `shutdown()` took longer than its time limit.
+Exits with 1 and leaves the page as it is if the application saw something else than without
+llamatelemetry, or if an exit, `flush()` or `shutdown()` took longer than its time limit.
 """
 
 from __future__ import annotations
@@ -376,10 +376,10 @@ def main() -> int:
     for name in names or FAULTS:
         rows.append(examine(name, FAULTS[name], timed=not options.untimed))
         print(f"| {' | '.join(rows[-1].cells)} |", *rows[-1].problems, sep="\n", flush=True)
-    if not names:
-        write_tables(PAGE, "scripts/fault_table.py", {"faults": lambda: table(rows)}, [])
     if any(row.problems for row in rows):
         return 1
+    if not names:
+        write_tables(PAGE, "scripts/fault_table.py", {"faults": lambda: table(rows)}, [])
     print("the application saw the same with and without llamatelemetry")
     return 0
 

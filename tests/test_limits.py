@@ -7,8 +7,13 @@ import gc
 import importlib
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -120,6 +125,46 @@ def test_resources_of_a_database_are_limited(tmp_path: Path):
     limit, before = LIMITS["stored_resources"], LIMITS["stored_resources"].dropped
     assert len(stored_resources(FEWER, tmp_path)()) == limit.most
     assert limit.dropped - before == FEWER - limit.most
+
+
+@pytest.fixture
+def limit() -> Iterator[Limit]:
+    yield Limit("of a test", 10, "entries")
+    del LIMITS["of a test"]
+
+
+def _in_threads(work: Callable[[int], object]) -> None:
+    with ThreadPoolExecutor(32) as threads:
+        list(threads.map(work, range(32)))
+
+
+def test_threads_count_every_drop(limit: Limit):
+    entries: dict[Any, None] = {}
+    ring: deque[int] = deque(maxlen=limit.most)
+    full = dict.fromkeys(range(limit.most))
+
+    def work(thread: int) -> None:
+        for number in range(500):
+            limit.drop()
+            entries[thread, number] = None
+            limit.trim(entries)
+            limit.append(ring, number)
+            assert len(limit.copy(ring)) <= limit.most
+            assert not limit.has_room(full)
+            if number == 250:
+                limit.empty(entries)
+
+    _in_threads(work)
+    added = 32 * 500
+    assert limit.dropped == 2 * added + (added - len(entries)) + (added - len(ring))
+
+
+def test_cache_with_room_has_dropped_nothing_when_threads_compute_the_same(limit: Limit):
+    barrier = Barrier(2)
+    cached = limit.cached(lambda _: barrier.wait(10))
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(cached, [1, 1]))
+    assert limit.dropped == 0
 
 
 def test_metric_counts_what_limits_drop_from_now_on():

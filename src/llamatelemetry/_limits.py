@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sized
 from contextlib import suppress
@@ -38,6 +40,44 @@ class Cached(Protocol[P, R_co]):
         ...
 
 
+class _Counting:
+    """The lock of all counts and deques, held for single steps only.
+
+    It is reentrant, because a signal handler or a finalizer can count in the middle of a count. A
+    forked child has a new one, because a thread of the parent may have held it.
+    """
+
+    lock = threading.RLock()
+
+    @classmethod
+    def renew_lock(cls) -> None:
+        cls.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Counting.renew_lock)
+
+
+class Count:
+    """A number that all threads add to, also without a global interpreter lock."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, number: int = 1) -> None:
+        """Add a number."""
+        with _Counting.lock:
+            self.value += number
+
+    def take(self) -> int:
+        """Return the number, and start from zero."""
+        with _Counting.lock:
+            value, self.value = self.value, 0
+        return value
+
+
 class Limit:
     """The limit of one kind of cache, map or queue.
 
@@ -53,7 +93,7 @@ class Limit:
         self.most = most
         self.entries = entries
         self.rule = rule
-        self._dropped = 0
+        self._dropped = Count()
         self._caches: list[Cached[Any, Any]] = []
         LIMITS[name] = self
 
@@ -61,11 +101,13 @@ class Limit:
     def dropped(self) -> int:
         """Number of entries that were dropped, or not added, in this process."""
         infos = [each.cache_info() for each in self._caches]
-        return self._dropped + sum(info.misses - info.currsize for info in infos)
+        # Two threads may compute the same result, so a cache with room counts as without drops.
+        full = [info for info in infos if info.currsize >= self.most]
+        return self._dropped.value + sum(info.misses - info.currsize for info in full)
 
     def drop(self, count: int = 1) -> None:
-        """Count dropped entries. Without a lock, which a signal handler would wait for."""
-        self._dropped += count
+        """Count dropped entries."""
+        self._dropped.add(count)
 
     def trim(self, entries: MutableMapping[Any, Any]) -> None:
         """Drop the oldest entries beyond the limit. Call it when an entry was added."""
@@ -74,18 +116,35 @@ class Limit:
             # interrupts could hold. Another thread may drop the same entry.
             with suppress(KeyError, RuntimeError, StopIteration):
                 del entries[next(iter(entries))]
-                self._dropped += 1
+                self._dropped.add()
+
+    def empty(self, entries: MutableMapping[Any, Any]) -> None:
+        """Drop all entries, one by one: another thread may add some at the same time."""
+        with suppress(KeyError):
+            while True:
+                entries.popitem()
+                self._dropped.add()
 
     def append(self, ring: deque[T], entry: T) -> None:
         """Append to a deque of this maximum length."""
-        self._dropped += len(ring) >= self.most
-        ring.append(entry)
+        with _Counting.lock:
+            if len(ring) >= self.most:
+                self._dropped.add()
+            ring.append(entry)
+
+    def copy(self, ring: deque[T]) -> list[T]:
+        """Return the entries of a deque that other threads may append to.
+
+        In a free-threaded Python, not even `deque.copy` is atomic.
+        """
+        with _Counting.lock:
+            return list(ring)
 
     def has_room(self, entries: Sized) -> bool:
         """Return whether an entry may be added. Count it as dropped otherwise."""
         if len(entries) < self.most:
             return True
-        self._dropped += 1
+        self._dropped.add()
         return False
 
     def cached(self, function: Callable[P, R]) -> Cached[P, R]:

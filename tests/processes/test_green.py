@@ -23,6 +23,7 @@ EARLY = {
     "History._lock": "held while it changes variables",
     "TailSampler._lock": "held while it changes variables",
     "TerminationHook._thread": "the thread; native, as is the lock that a signal handler waits for",
+    "_Counting.lock": "held while it changes a number or a deque, or copies one",
     "_Queue._lock": "reentrant: all greenlets are one thread",
     "_RedactedAttributes._lock": "OpenTelemetry's, held while it changes a dictionary",
     "_State.lock": "held during system calls for a local file",

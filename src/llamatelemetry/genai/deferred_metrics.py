@@ -97,14 +97,16 @@ class DeferredRecorder:
         # The instruments of our own providers have the `record` of the SDK's present instrument.
         source: object = getattr(self._histogram.record, "__self__", None)
         if source is not self._source:
-            self._source, self._provider, self.series = source, None, {}
+            self._provider, self.series = None, {}
             self._when = _when(source)
             self._is_proxy = _is_of_api(source) and not isinstance(source, NoOpHistogram)
+            # Last, because another thread that sees it relies on the others.
+            self._source = source
         if self._is_proxy:  # The instrument was created before a global provider was set.
             provider = get_meter_provider()
             if provider is not self._provider:
-                self._provider, self.series = provider, {}
-                self._when = _when(provider)
+                self.series, self._when = {}, _when(provider)
+                self._provider = provider
         return self._when
 
     def start_series(self, series: Hashable, layout: SeriesLayout | None) -> None:

@@ -204,9 +204,15 @@ def fetch_server_metadata(
 
     With `model`, a router forwards the request to that model, unless that would load it.
     """
+    # Imported here, like `urllib.request` by `open_url`.
+    from urllib.error import HTTPError
+
     query = "" if model is None else f"?model={quote(model, safe='')}&autoload=false"
     try:
         props = _get_json(f"{base_url}/props{query}", headers)
+    except HTTPError as error:
+        error.close()  # It holds the connection.
+        return None
     except (OSError, ValueError, RecursionError):
         return None
     return parse_props(props) if isinstance(props, dict) else None

@@ -27,7 +27,7 @@ _CONTENT: Final = frozenset(
 class CallHistory(SpanProcessor):
     """Keeps the newest calls without prompts and completions, which are read only for a summary.
 
-    Appending to a deque is atomic, so that a span may end in a signal handler.
+    A span may end in any thread, and in a signal handler.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class CallHistory(SpanProcessor):
         self._forget_parent()
         ended = (
             _record_of(each) if isinstance(each, ReadableSpan) else each
-            for each in self._ended.copy()
+            for each in _CALLS.copy(self._ended)
         )
         return CallsSummary(summarize_calls(calls_from_spans(ended)))
 

@@ -83,8 +83,10 @@ def run(stream: str, end: str, model: str, received: Received, **variables: str)
         timeout=100,
         check=False,
     )
-    # At the end of the interpreter, the HTTP client prints errors of its own.
-    assert "llamatelemetry" not in done.stderr, done.stderr
+    # At the end of the interpreter, the HTTP client prints errors of its own, with the frames of
+    # the patched functions.
+    lines = [line for line in done.stderr.splitlines() if not line.lstrip().startswith("File ")]
+    assert not any("llamatelemetry" in line for line in lines), done.stderr
     return done.returncode
 
 

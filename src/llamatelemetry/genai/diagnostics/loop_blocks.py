@@ -66,7 +66,7 @@ class LoopMonitor:
 
     def blocks_between(self, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
         """Return the longest blocks in this time, in order of time, cut to it."""
-        found = [*self._blocks, *self._current_block()]
+        found = [*_BLOCKS.copy(self._blocks), *self._current_block()]
         cut = [(max(start, start_ns), min(end, end_ns)) for start, end in found]
         blocks = [block for block in cut if block[1] > block[0]]
         return sorted(heapq.nlargest(_MOST_BLOCKS_OF_A_CALL, blocks, key=_length))

@@ -86,7 +86,7 @@ class Shared(NamedTuple):
 class PromptHistory:
     """The newest prompts of this process, for each server and model.
 
-    Deques are changed and copied in single steps of the interpreter, so this needs no lock.
+    Any thread may add prompts.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class PromptHistory:
         if earlier is None:
             earlier = self._prompts.setdefault(scope, deque(maxlen=_PROMPTS.most))
             _MODELS.trim(self._prompts)
-        found = _find(prompt, list(earlier))
+        found = _find(prompt, _PROMPTS.copy(earlier))
         _PROMPTS.append(earlier, prompt)
         return found
 

@@ -159,8 +159,7 @@ class SectionCache:
     def _add(self, key: tuple[Any, ...], section: Section) -> None:
         self._bytes += 2 * len(section.head)
         if len(self._known) >= _LIMIT.most or self._bytes > self._MOST_BYTES:
-            _LIMIT.drop(len(self._known))
-            self._known.clear()
+            _LIMIT.empty(self._known)
             self._bytes = 2 * len(section.head)
         self._known[key] = section
 

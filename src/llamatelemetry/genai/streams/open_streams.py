@@ -29,8 +29,11 @@ def remove(stream: Finalizable) -> None:
 
 def end_all() -> None:
     """End the call of each open stream with what has arrived, inner calls first."""
-    for stream in reversed(list(_open.values())):
+    # Other threads may add streams: `valuerefs` copies at once, while `values` iterates.
+    for reference in reversed(_open.valuerefs()):
+        stream = reference()
         try:
-            stream.finalize()
+            if stream is not None:
+                stream.finalize()
         except Exception as error:
             internal_errors.log_once("ending an open stream", error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.metrics import Observation
 
+from llamatelemetry._limits import Count
 from llamatelemetry.otel._sdk_private import observe_dropped_items
 from llamatelemetry.semconv.metrics import SDK_LOGS_PROCESSED, SDK_SPANS_PROCESSED, CounterSpec
 
@@ -57,8 +58,7 @@ class DroppedItems:
 
     def __init__(self, signal: str, provider: object) -> None:
         self._signal = _SIGNALS[signal]
-        self._count = 0
-        self._reported = 0
+        self._count, self._unreported = Count(), Count()
         self._next_warning = 0.0
         observe_dropped_items(provider, self._add)
 
@@ -73,13 +73,12 @@ class DroppedItems:
 
     def reset_after_fork(self) -> None:
         """Start from zero in a forked child."""
-        self._count = self._reported = 0
+        self._count, self._unreported = Count(), Count()
 
     def report(self) -> None:
         """Log how many items were dropped since the last report, if any."""
-        dropped = self._count - self._reported
+        dropped = self._unreported.take()
         if dropped:
-            self._reported += dropped
             _logger.warning(
                 "Dropped %d %s because the export queue is full: the receiver is slow or does not "
                 "respond. Check it with `llamatelemetry doctor`, or set %s to a higher value",
@@ -89,21 +88,21 @@ class DroppedItems:
             )
 
     def _add(self, count: int) -> None:
-        # Without a lock, which an interrupting signal handler would wait for.
-        self._count += count
+        self._count.add(count)
+        self._unreported.add(count)
         now = time.monotonic()
         if now >= self._next_warning:
             self._next_warning = now + _INTERVAL_S
             self.report()
 
     def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
-        if self._count:
+        if self._count.value:
             attributes: dict[str, Any] = {
                 "otel.component.type": self._signal.component,
                 "otel.component.name": f"{self._signal.component}/0",
                 "error.type": "queue_full",
             }
-            yield Observation(self._count, attributes)
+            yield Observation(self._count.value, attributes)
 
 
 def _sdk_records_dropped_items() -> bool:

@@ -29,8 +29,8 @@ class ExitLimits:
     """Time limits that begin when the process ends. Before that there are none.
 
     An exporter that cannot reach its collector repeats a request once. Other requests get five
-    seconds together. From Python 3.12, no thread can be started when the process ends, so each
-    request checks the limits itself.
+    seconds together. Python 3.12 starts no thread when the process ends, so each request
+    checks the limits itself.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class ExitLimits:
         unobservable = [each for each in exporters if not each.is_observable]
         if unobservable:
             watch = threading.Thread(target=self._watch, args=(unobservable,), daemon=True)
-            # Without it, exporters over gRPC retry until their own timeout.
+            # Without it, as on Python 3.12, exporters over gRPC retry until their own timeout.
             with contextlib.suppress(RuntimeError):
                 watch.start()
         while self._passed_s < _LIMIT_S and any(each.is_retrying for each in exporters):

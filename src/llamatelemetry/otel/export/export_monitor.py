@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from llamatelemetry._limits import Count
 from llamatelemetry.otel._sdk_private import exporters_of, http_session_of
 from llamatelemetry.otel.export.encoding_repair import with_repair
 from llamatelemetry.otel.export.exit_limits import ExitLimits
@@ -35,7 +36,7 @@ class ExportMonitor:
         self._limits = ExitLimits()
         self._exporters: list[_MonitoredExporter] = []
         self._failures: list[None] = []  # appending and popping are atomic
-        self._lost: dict[str, int] = {}
+        self._lost = {signal: Count() for signal in _ITEMS}
         self._pid = os.getpid()
         self._forked_at: float | None = None
 
@@ -63,7 +64,7 @@ class ExportMonitor:
     def reset_after_fork(self) -> None:
         """Forget the parent's failures, in a forked child, which may export from now on."""
         self._failures = []
-        self._lost = {}
+        self._lost = {signal: Count() for signal in _ITEMS}
         for each in self._exporters:
             # The parent's export does not run in this process.
             each.succeeded, each.is_retrying = None, False
@@ -89,12 +90,13 @@ class ExportMonitor:
 
     def report_losses(self) -> None:
         """Log in one line how much telemetry the receivers have not accepted, if any."""
-        lost, self._lost = self._lost, {}
+        counts = {signal: count.take() for signal, count in sorted(self._lost.items())}
+        lost = {signal: count for signal, count in counts.items() if count}
         if lost:
             _logger.warning(
                 "Lost telemetry (%s): the receiver did not accept it. Check it with `llamatelemetry "
                 "doctor`",
-                ", ".join(f"{_ITEMS[signal]}: {count}" for signal, count in sorted(lost.items())),
+                ", ".join(f"{_ITEMS[signal]}: {count}" for signal, count in lost.items()),
             )
 
     def _is_own_process(self) -> bool:
@@ -108,7 +110,7 @@ class ExportMonitor:
     def _on_failure(self, signal: str, count: int) -> None:
         if not self._failures:  # One is enough: it stays until the next `flush()`.
             self._failures.append(None)
-        self._lost[signal] = self._lost.get(signal, 0) + count
+        self._lost[signal].add(count)
 
 
 class _MonitoredExporter:
@@ -192,10 +194,14 @@ def _count(arguments: tuple[Any, ...]) -> int:
 
 
 def _once(shutdown: Callable[..., Any]) -> Callable[..., Any]:
-    calls = iter((True,))  # `next` is atomic
+    permit: list[None] = [None]  # Popping from a list is atomic.
 
     @functools.wraps(shutdown)
     def first_only(*args: Any, **kwargs: Any) -> Any:
-        return shutdown(*args, **kwargs) if next(calls, False) else None
+        try:
+            permit.pop()
+        except IndexError:
+            return None
+        return shutdown(*args, **kwargs)
 
     return first_only

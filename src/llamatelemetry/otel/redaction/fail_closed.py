@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.metrics import Observation
 
-from llamatelemetry._limits import Limit
+from llamatelemetry._limits import Count, Limit
 from llamatelemetry.otel.process.interruption import raise_if_from_signal_handler
 from llamatelemetry.semconv.metrics import REDACTION_FAILURES
 
@@ -32,25 +32,25 @@ class RedactionFailures:
     """Number of texts of this process that were dropped because their redaction failed."""
 
     def __init__(self) -> None:
-        self._count = self._exported = 0
+        self._count, self._exported = Count(), 0
 
     def add(self) -> None:
-        """Count one. Without a lock, which an interrupting signal handler would wait for."""
-        self._count += 1
+        """Count one."""
+        self._count.add()
 
     def reset_after_fork(self) -> None:
         """Start from zero in a forked child."""
-        self._count = self._exported = 0
+        self._count, self._exported = Count(), 0
 
     def export_to(self, meter_provider: MeterProvider) -> None:
         """Create the metric on a provider. It counts the failures from now on."""
-        spec, self._exported = REDACTION_FAILURES, self._count
+        spec, self._exported = REDACTION_FAILURES, self._count.value
         meter_provider.get_meter("llamatelemetry").create_observable_counter(
             spec.name, [self._observe], spec.unit, spec.description
         )
 
     def _observe(self, _: CallbackOptions) -> list[Observation]:
-        count = self._count - self._exported
+        count = self._count.value - self._exported
         return [Observation(count)] if count else []
 
 
