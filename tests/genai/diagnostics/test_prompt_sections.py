@@ -293,3 +293,8 @@ def test_parameters_of_the_prompt_cache_are_recorded_without_diagnostics(
     attributes = recorder.call().attributes or {}
     assert attributes["llamatelemetry.request.cache_prompt"] is False
     assert attributes["llamatelemetry.request.id_slot"] == 0
+
+
+def test_characters_of_a_tool_are_those_of_its_json_without_escapes():
+    (section,) = SectionCache(b"key").sections_of(parts_of({"tools": [{"name": "größe"}]}))
+    assert (section.kind, section.chars) == ("tools", len('{"name":"größe"}'))
