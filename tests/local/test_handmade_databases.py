@@ -1,4 +1,4 @@
-"""Databases that somebody made by hand: the commands end with one sentence, never a traceback."""
+"""Databases made by hand: the commands end with one sentence, never a traceback."""
 
 from __future__ import annotations
 
