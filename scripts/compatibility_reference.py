@@ -31,6 +31,7 @@ NONE = "–"  # noqa: RUF001 - the sign of docs
 TESTED, EXPECTED = "tested", "expected"
 # The Python version of constraints.txt, of `scripts/test_versions.py` and of development.
 TESTED_PYTHON = "3.11"
+RUN = {13: "; some tests have run", 14: "; most of the fast tests have run"}
 FREE_THREADED = [
     ("3.13t", EXPECTED, "[some tests](../operate/reliability.md#free-threaded-python) have run"),
     ("3.14t", EXPECTED, "no test has run"),
@@ -66,7 +67,7 @@ def pythons() -> str:
     rows = [(f"before 3.{min(minors)}", "unsupported", f"`{project()['requires-python']}`")]
     for minor in minors:
         is_tested = f"3.{minor}" == TESTED_PYTHON
-        note = "" if is_tested else "a job of CI is defined for it"
+        note = "" if is_tested else "a job of CI is defined for it" + RUN.get(minor, "")
         rows.append((f"3.{minor}", TESTED if is_tested else EXPECTED, note))
     rows += FREE_THREADED
     return table(("Python", "Status", "Note"), rows)

@@ -285,6 +285,7 @@ def test_init_redacts_on_application_providers_until_shutdown():
     assert "c4n4ry" in record()
     """,
         OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="process",
+        PYTHONWARNINGS="ignore::DeprecationWarning",  # of a fork in a process with threads
     )
     assert (done.returncode, done.stderr) == (0, "")
 
