@@ -118,10 +118,16 @@ def test_application_gets_same_result_as_uninstrumented(
     if fault == "length-too-long" and "requests" in caller and URLLIB3 < 2:
         pytest.skip("urllib3 1 does not raise for a body that is too short")
     call, answer = CALLERS[caller], FAULTS[fault].answer
-    bare = outcome(call, [answer])
     recorder = instrument(llamacpp_allow=("127.0.0.1",) if known else ())
-    assert outcome(call, [answer]) == bare
+    ours = outcome(call, [answer])
     LlamaCppInstrumentor().uninstrument()
+    # If there are more bytes than announced, what aiohttp reports depends on how many arrive at once.
+    is_race = fault == "length-too-short" and "aiohttp" in caller
+    for _ in range(20 if is_race else 1):
+        bare = outcome(call, [answer])
+        if ours == bare:
+            break
+    assert ours == bare
 
     spans = recorder.calls()
     reads_before_it_returns = caller in PLAIN and caller != "aiohttp"
