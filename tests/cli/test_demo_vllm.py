@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.children import with_signals
 from tests.support.waiting import wait_for
 
 DEMO = [sys.executable, "-m", "llamatelemetry.cli", "demo"]
@@ -118,7 +119,7 @@ def test_signal_ends_vllm_and_its_child_processes(
     pids_file = tmp_path / "pids"
     arguments = ["--engine", "vllm", "--vllm", vllm, "--model", "m", "--output", tmp_path / "new"]
     process = subprocess.Popen(
-        [*DEMO, *map(str, arguments)],
+        with_signals([*DEMO, *map(str, arguments)]),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

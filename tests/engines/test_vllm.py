@@ -175,7 +175,7 @@ def test_tokens_of_mixed_calls_equal_the_counters_of_vllm(
         outputs = CHAT["max_tokens"] * without
     assert recorder.tokens("input") + prompts == counted["prompt"]
     of_closed = counted["generation"] - recorder.tokens("output") - outputs
-    assert closed <= of_closed < ABORTED_TOKENS * closed
+    assert closed <= of_closed <= ABORTED_TOKENS * closed
     # There were more calls at once than sequences.
     assert max(span.get("llamatelemetry.queue_duration", 0.0) for span in spans) > 0
 
