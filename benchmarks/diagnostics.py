@@ -1,9 +1,10 @@
 """Cost of the option `diagnostics`: CPU time on the thread of the call, and bytes on its span.
 
-An openai client calls a server in another process over loopback, with each prompt in turn without the
-plugin, and with the option off and on. Times are medians in microseconds of CPU time of this thread,
-and exclude the server. What the option adds is the median difference for the same prompt, so that it
-depends little on the load of the machine. Bytes are the median size of the attributes in OTLP.
+An openai client calls a server in another process over loopback, with some prompts without the
+plugin, and with the same ones with the option off and on. Times are medians in microseconds of CPU
+time of this thread, and exclude the server. What the option adds is the median difference for the
+same prompt, so that it depends little on the load of the machine. Bytes are the median size of the
+attributes in OTLP.
 
     python benchmarks/diagnostics.py [--blocks 40]
 """
@@ -36,6 +37,8 @@ from llamatelemetry.genai.diagnostics.server_process import Server
 from llamatelemetry_instrumentation_openai import OpenAIInstrumentor
 
 CHUNKS = 500
+# The first call after instrumenting does not count: it fills caches, and begins a conversation.
+WARM_UP = 1
 _SERVER = f"""
 import http.server
 CHOICE = b'{{"index":0,"delta":{{"content":"x"}}}}'
@@ -112,16 +115,15 @@ def compare(
     sdk = providers()
     found: list[list[float]] = [[], [], []]
     for _ in range(blocks):
-        for number, prompt in enumerate(islice(prompts, times + 1)):
-            for index, config in enumerate((None, False, True)):
-                if config is not None:
-                    options = LlamaTelemetryConfig(diagnostics=config)
-                    OpenAIInstrumentor().instrument(**sdk, config=options)
-                took_us = block(partial(call, prompt), 1)
-                if number:  # not the start of a conversation
-                    found[index].append(took_us)
-                if config is not None:
-                    OpenAIInstrumentor().uninstrument()
+        kept = list(islice(prompts, WARM_UP + times))
+        for index, config in enumerate((None, False, True)):
+            if config is not None:
+                options = LlamaTelemetryConfig(diagnostics=config)
+                OpenAIInstrumentor().instrument(**sdk, config=options)
+            took_us = [block(partial(call, prompt), 1) for prompt in kept]
+            found[index] += took_us[WARM_UP:]
+            if config is not None:
+                OpenAIInstrumentor().uninstrument()
     for provider in sdk.values():
         provider.shutdown()
     bare, off, on = found
