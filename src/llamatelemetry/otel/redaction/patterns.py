@@ -60,7 +60,9 @@ _SECRETS: Final = (
         "private_key",
         # Up to the END line, or to the end of the text if the END line was cut off.
         r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-        r"[^-]*+(?:-(?!----)[^-]*+)*+" + _PEM_END,
+        # Not possessive, which some versions of Python 3.11 match wrongly around a lookahead. It never
+        # backtracks, because what follows may be empty.
+        r"[^-]*+(?:-(?!----)[^-]*+)*" + _PEM_END,
         needs=("PRIVATE KEY",),
     ),
     Pattern("jwt", r"(?<![\w-])eyJ[\w-]{8,}+(?:\.[\w-]*+){2,4}", needs=("eyJ",)),
