@@ -44,7 +44,7 @@ More calls would take the interpreter's time from the exporter, until its queue 
 full. A call has four spans.
 """
 MAX_AHEAD_IN_EVENTS = 1_500
-"""Calls that may be made before the receiver has their events, of which a call has one."""
+"""How many calls the program may be ahead of the receiver, which gets one event for each call."""
 _TEXT = "Write to ada@example.com about order {number}, with the key sk-{number:048d}. "
 
 

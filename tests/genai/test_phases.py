@@ -128,7 +128,7 @@ def test_inexact_bounds_give_neither_sums_nor_time_per_token():
 
 
 def test_queue_of_a_stream_without_headers_ends_before_the_prefill_of_the_first_token():
-    # The first token after 1 s, of which 0.25 s are prefill. The application then took its time.
+    # The first token came after 1 s. The prefill took 0.25 s of it. Then the application was slow.
     phases = measure_phases(
         timings(250.0, 1000.0), attempt_s=9.0, headers_s=None, first_token_s=1.0
     )

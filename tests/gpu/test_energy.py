@@ -210,20 +210,15 @@ def test_finish_returns_energy_from_the_tenth_counter_update_on():
     assert meter.end(ten).joules == pytest.approx(0.1 * 300 + 0.9 * 150)
 
 
-def test_call_of_another_process_gets_half_of_the_energy():
+@pytest.mark.parametrize(
+    ("gpu", "joules", "attribution"), [("GPU-0", 200, "shared"), ("GPU-1", 400, "exclusive")]
+)
+def test_call_of_another_process_takes_half_of_the_energy_of_its_own_gpu(gpu, joules, attribution):
     meter = Meter(lambda _: 200.0)
     call = meter.begin()
-    meter.run(2, others={"GPU-0": 1})
+    meter.run(2, others={gpu: 1})
     energy = meter.end(call)
-    assert (energy.joules, energy.attribution) == (pytest.approx(200), "shared")
-
-
-def test_calls_of_other_processes_on_another_gpu_take_nothing():
-    meter = Meter(lambda _: 200.0)
-    call = meter.begin()
-    meter.run(2, others={"GPU-1": 1})
-    energy = meter.end(call)
-    assert (energy.joules, energy.attribution) == (pytest.approx(400), "exclusive")
+    assert (energy.joules, energy.attribution) == (pytest.approx(joules), attribution)
 
 
 def test_tail_of_a_call_is_shared_with_the_calls_of_other_processes():

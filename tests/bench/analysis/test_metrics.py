@@ -20,7 +20,7 @@ from llamatelemetry.bench.analysis.metrics import (
 )
 from tests.support.example_results import record
 
-# Each run takes 10 s. With 300 J it used 30 W, of which 20 W are idle power.
+# Each run takes 10 s, so 300 J are 30 W: 20 W of idle power, and 10 W for the requests.
 RUN = RunRecord(started_unix_s=0, duration_s=10.0, planned=2, gpu_energy_j=300.0, gpu_idle_w=20.0)
 
 

@@ -236,6 +236,41 @@ def test_common_ends_are_whole_blocks_that_do_not_overlap(
     assert found_head + found_tail <= min(len(before), len(after))
 
 
+TEXT = words(40)
+OTHER = words(41)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "prefix", "same"),
+    [
+        ([TEXT + OTHER], [TEXT + SYSTEM["content"]], len(TEXT), len(TEXT)),
+        ([OTHER + TEXT], [SYSTEM["content"] + TEXT], 0, len(TEXT)),
+        ([OTHER, TEXT, "a"], ["b", TEXT, SYSTEM["content"]], 0, len(TEXT)),
+        ([OTHER, "Continue."], [TEXT, "Continue."], 0, len("Continue.")),
+    ],
+    ids=["the start of a section", "the end of a section", "a long section", "a short section"],
+)
+def test_prompts_that_share_only_one_part_are_compared(
+    before: list[str], after: list[str], prefix: int, same: int
+):
+    cache, history = SectionCache(b"k" * 32), PromptHistory()
+    prompts = [
+        Prompt(cache.sections_of(parts_of({"messages": [message(each) for each in texts]})), at)
+        for at, texts in enumerate((before, ["c"], after))
+    ]
+    assert [history.add("m", each) for each in prompts[:2]] == [None, None]
+    shared = history.add("m", prompts[2])
+    assert shared is not None
+    assert shared[0].prompt is prompts[0]
+    # Less than one block more or less: other characters may be the same by chance.
+    assert shared[0].prefix_chars == pytest.approx(prefix, abs=256)
+    assert shared[0].same_chars == pytest.approx(same, abs=256)
+
+
+def message(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
 def test_cache_and_history_are_bounded():
     cache, history = SectionCache(b"k" * 32), PromptHistory()
     for number in range(5000):

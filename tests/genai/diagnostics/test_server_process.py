@@ -186,6 +186,17 @@ def test_thread_ends_soon_after_the_last_call_and_closes_its_files(listener: tup
     assert own.stop(10)
 
 
+def test_server_is_sampled_for_half_a_second_after_the_last_call():
+    server, call = Server("http://127.0.0.1:9"), Call()
+    assert server.is_in_use()
+    server._last_call_s -= 0.6
+    assert not server.is_in_use()
+    server.calls.add(call)
+    assert server.is_in_use()
+    server.calls.discard(call)
+    assert server.is_in_use()
+
+
 def test_threads_of_the_package_stop_together(listener: tuple[Any, str]):
     _, origin = listener
     call = Call()

@@ -52,12 +52,12 @@ class Prompt:
         self._marks: set[Any] | None = None
 
     def may_share(self, other: Prompt) -> bool:
-        """Return whether the prompts share a section, or one that starts or ends alike. It is quick."""
+        """Return whether two sections start or end alike. This is quicker than to compare all."""
         return not self.marks.isdisjoint(other.marks)
 
     @property
     def marks(self) -> set[Any]:
-        """The hashes of each section, of its first block and of its last."""
+        """The marks of all sections."""
         if self._marks is None:
             self._marks = set(chain.from_iterable(section.marks for section in self.sections))
         return self._marks

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from itertools import accumulate, chain, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from llamatelemetry._limits import EMPTIED, Limit
+from llamatelemetry._limits import EMPTIED, LEAST_USED, Limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ _ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "
 _OTHER: Final = "other"
 TOOLS: Final = "tools"
 _LIMIT: Final = Limit("prompt_sections", 4096, "Hashes of sections of prompts", EMPTIED)
-_GROUPS: Final = Limit("prompt_groups", 4096, "Hashes of several sections of prompts")
+_GROUPS: Final = Limit("prompt_groups", 4096, "Hashes of several sections of prompts", LEAST_USED)
 _MOST_SECTIONS: Final = 1000
 """The sections after these are one section."""
 
@@ -71,10 +71,10 @@ class Section:
 
     @property
     def marks(self) -> tuple[Any, ...]:
-        """The hash, and those of the first and the last block, which tell each other apart."""
-        if not self.head:
+        """What two sections that share anything have in common: the first block, or the last one."""
+        if not self.head:  # It is shorter than a block.
             return (self.digest,)
-        return self.digest, (0, self.head[:_HASH]), (1, self.tail[:_HASH])
+        return (0, self.head[:_HASH]), (1, self.tail[:_HASH])
 
     def common_ends(self, other: Section) -> tuple[int, int]:
         """Return how many characters at the start, and at the end, are the same in both.
