@@ -24,7 +24,7 @@ _SETTINGS = (
     # Options of telemetry, and of the clients and servers that tests start.
     *("OTEL_", "LLAMATELEMETRY_", "OPENAI_", "LLAMA_", "GRAPHISTRY_"),
     # GPU selection: tests define their GPUs with an NVML library of their own.
-    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"),
+    *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "NVML_"),
     # Variables of distributed jobs.
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     # Proxies and certificates: tests use loopback servers and create their certificates.

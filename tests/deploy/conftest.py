@@ -33,9 +33,10 @@ RECORDED = {
 _SAMPLE = re.compile(r"^([^#].*) \S+$", re.MULTILINE)
 # Finished streams after which the server restarts, and after which the traffic ends.
 STREAMS = (6, 10)
-# Long enough for alerts with `for: 5s`, and for `for: 2s` while the server is down.
+# The alerts for what happens.
+HAPPENED = frozenset({"LlmErrorBudgetBurn", "LlmServerDown", "LlmPreemptions", "TelemetryLost"})
+# Long enough for an alert with `for: 5s` of something that did not happen.
 SCRAPES_S = 10
-DOWN_S = 6
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,11 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
             with embedded_server(**server):
                 wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=180)
                 time.sleep(SCRAPES_S)
+                if number:
+                    wait_for(lambda: firing_alerts(scraper, start_s) >= HAPPENED, timeout_s=60)
                 end_s = time.time()
             if number == 0:
-                time.sleep(DOWN_S)
+                wait_for(lambda: "LlmServerDown" in firing_alerts(scraper, start_s), timeout_s=60)
             vllm.texts.update(RECORDED)
         yield Traffic(scraper, victoria, start_s, end_s)
 
@@ -86,6 +89,12 @@ def finished_streams(scraper: Prometheus) -> float:
         time.time(), 'sum(gen_ai_client_token_usage_count{gen_ai_token_type="output"})'
     )
     return float(found[0]["value"][1]) if found else 0
+
+
+def firing_alerts(scraper: Prometheus, start_s: float) -> set[str]:
+    """Return the names of the alerts that have fired since a Unix time."""
+    firing = scraper.during('ALERTS{alertstate="firing"}', start_s, time.time())
+    return {each["metric"]["alertname"] for each in firing}
 
 
 def idle(text: str) -> str:

@@ -13,14 +13,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import SpanKind
 
-from llamatelemetry.genai import (
-    Instrumenter,
-    Response,
-    Usage,
-    current_call,
-    known_servers,
-    parse_response,
-)
+from llamatelemetry.genai import Response, Usage, current_call, known_servers, parse_response
 from llamatelemetry.genai import call as call_module
 from tests.genai.conftest import (
     COMMON,
@@ -205,7 +198,7 @@ def test_call_without_timings_has_no_phases(start, recorder):
 @given(body=REPLIES)
 def test_any_response_is_exportable_as_otlp(body, caplog):
     recorder = Recorder()
-    instrumenter = Instrumenter(SCOPE, VERSION, **recorder.providers)
+    instrumenter = call_module.Instrumenter(SCOPE, VERSION, **recorder.providers)
     caplog.clear()
     response = parse_response(body)
     call = instrumenter.start(chat(model=response.model))

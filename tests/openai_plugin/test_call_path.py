@@ -8,7 +8,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "call_path.py"
 MODULES = 12
-MOVES = 35
+MOVES = 30
 
 
 def test_plain_call_stays_within_its_limits_of_modules_and_moves():

@@ -11,13 +11,14 @@ import ctypes
 import dataclasses
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 from llamatelemetry.config import OPTIONS, LlamaTelemetryConfig, mask_urls
 from llamatelemetry.config.otel_variables import corrected_variables
@@ -157,9 +158,7 @@ def _drivers() -> list[bytes]:
 def _driver() -> nvml.Driver:
     folder = Path(tempfile.mkdtemp(prefix="llamatelemetry-fuzz-"))
     ctypes.CDLL(str(nvml.compiled(folder / "libnvidia-ml.so.1")))
-    driver = nvml.Driver(folder, {})
-    os.environ["NVML_DEVICES"] = str(driver.file)
-    return driver
+    return nvml.Driver(folder, {})
 
 
 def _check_nvml(data: bytes) -> None:
@@ -170,7 +169,9 @@ def _check_nvml(data: bytes) -> None:
         return
     driver.write()
     reader = NvmlReader()
-    with suppress(GpuUnavailableError):
+    with pytest.MonkeyPatch.context() as patch, suppress(GpuUnavailableError):
+        # Later tests of this process have no GPUs.
+        patch.setenv("NVML_DEVICES", str(driver.file))
         devices = reader.open()
         try:
             for device in devices:

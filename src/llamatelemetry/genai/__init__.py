@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from llamatelemetry._limits import Limit
     from llamatelemetry.genai import internal_errors
-    from llamatelemetry.genai.call import Call, current_call
+    from llamatelemetry.genai.call import Call, Instrumenter, current_call
     from llamatelemetry.genai.configured import ConfiguredInstrumenter, plugin_instrumenter
     from llamatelemetry.genai.content.blobs import BlobData
     from llamatelemetry.genai.content.completion_hook import CompletionHook
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         describe_reported_error,
         describe_status,
     )
-    from llamatelemetry.genai.instrumenter import Instrumenter
     from llamatelemetry.genai.json_access import (
         as_count,
         as_dict,
@@ -226,7 +225,7 @@ _MODULES: Final = {
     name: f"llamatelemetry.{module}"
     for module, names in {
         "_limits": "Limit",
-        "genai.call": "Call current_call",
+        "genai.call": "Call Instrumenter current_call",
         "genai.configured": "ConfiguredInstrumenter plugin_instrumenter",
         "genai.content.blobs": "BlobData",
         "genai.content.completion_hook": "CompletionHook",
@@ -238,7 +237,6 @@ _MODULES: Final = {
         "genai.engines.proofs": "provider_from_headers provider_from_models",
         "genai.errors": "ErrorInfo describe_error describe_reported_error describe_status",
         "genai.json_access": "as_count as_dict as_float as_int as_list as_str get_field model_name",
-        "genai.instrumenter": "Instrumenter",
         "genai.model": "Content EngineTimings Phases Request Response Server Usage",
         "genai.patching": "LibraryPatches PatchPoint PatchSwitch PatchTable make_patch_link",
         "genai.phases": "measure_phases",

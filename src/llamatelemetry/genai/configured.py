@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from llamatelemetry.config import FromActiveConfig
-from llamatelemetry.genai.instrumenter import Instrumenter
+from llamatelemetry.genai.call import Instrumenter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

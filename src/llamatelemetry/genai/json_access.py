@@ -62,6 +62,11 @@ def as_fields(source: Any) -> Mapping[str, Any]:
     return {**fields, **extra} if extra else fields
 
 
+def get_strs(source: Any, *names: str) -> list[str | None]:
+    """Return what `as_str` returns for each of some fields, in one call for all of them."""
+    return [as_str(get_field(source, name)) for name in names]
+
+
 def as_str(value: Any) -> str | None:
     """Return the value if it is a non-empty string that UTF-8 can encode, else `None`."""
     if not isinstance(value, str) or not value:

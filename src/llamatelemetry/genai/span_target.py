@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from llamatelemetry.genai.call import Call
+    from llamatelemetry.genai.call import Call, Instrumenter
     from llamatelemetry.genai.framework_spans import ExternalSpan
-    from llamatelemetry.genai.instrumenter import Instrumenter
     from llamatelemetry.genai.model import Outcome, Request
     from llamatelemetry.otel.client_metrics import Attributes
 

@@ -31,6 +31,7 @@ from llamatelemetry.genai.json_access import (
     as_list,
     as_str,
     get_field,
+    get_strs,
     model_name,
 )
 from llamatelemetry.genai.model import Response, Usage
@@ -167,18 +168,18 @@ def parse_response(reply: Any) -> Response:
     usage, choices = fields.get("usage"), fields.get("choices")
     if usage is None:
         usage = find_usage(fields)
-    fingerprint = as_str(fields.get("system_fingerprint"))
+    response_id, tier, fingerprint = get_strs(fields, "id", "service_tier", "system_fingerprint")
     provider, timings = None, None
     if mentions_engine(fields, usage, fingerprint):
         provider, timings = read_engine(fields, usage)
     # Fields are assigned, because a call with this many keyword arguments takes twice as long.
     response = Response(usage=parse_usage(usage, timings))
-    response.id = as_str(fields.get("id"))
+    response.id = response_id
     response.model = model_name(fields.get("model"))
     response.finish_reasons = _finish_reasons(choices)
     response.timings = timings
     response.provider = provider
-    response.service_tier = as_str(fields.get("service_tier"))
+    response.service_tier = tier
     response.system_fingerprint = fingerprint
     response.read_content = partial(parse_choices, choices)
     # Fast path: a response with choices and without these fields is not an error.
@@ -206,10 +207,12 @@ def mentions_engine(fields: Mapping[str, Any], usage: Any, fingerprint: str | No
     metadata = fields.get("metadata")
     if isinstance(metadata, dict) and "weight_version" in metadata:
         return True
-    choices = as_list(fields.get("choices"))
-    return _has_undeclared(usage, ENGINE_USAGE_FIELDS) or (
-        bool(choices) and _has_undeclared(choices[0], ENGINE_CHOICE_FIELDS)
-    )
+    if _has_undeclared(usage, ENGINE_USAGE_FIELDS):
+        return True
+    choices: Any = fields.get("choices")
+    if not choices or not isinstance(choices, (list, tuple)):
+        return False
+    return _has_undeclared(choices[0], ENGINE_CHOICE_FIELDS)
 
 
 def _has_undeclared(value: Any, fields: frozenset[str]) -> bool:
@@ -224,11 +227,11 @@ def _has_undeclared(value: Any, fields: frozenset[str]) -> bool:
 
 def _finish_reasons(choices: Any) -> tuple[str, ...]:
     """Return one reason per choice, in order; `error` for a choice without one beside others."""
-    given = as_list(choices)
-    if len(given) == 1:
-        reason = as_str(get_field(given[0], "finish_reason"))
-        return () if reason is None else (reason,)
-    found = [as_str(get_field(choice, "finish_reason")) for choice in given]
+    if not isinstance(choices, (list, tuple)):
+        return ()
+    found = [get_strs(choice, "finish_reason")[0] for choice in choices]  # type: ignore[reportUnknownVariableType]
+    if len(found) == 1:
+        return () if found[0] is None else (found[0],)
     return tuple(reason or "error" for reason in found) if any(found) else ()
 
 
