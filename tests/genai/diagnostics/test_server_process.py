@@ -186,6 +186,27 @@ def test_thread_ends_soon_after_the_last_call_and_closes_its_files(listener: tup
     assert own.stop(10)
 
 
+def test_call_that_begins_while_the_thread_ends_is_sampled(listener: tuple[Any, str]):
+    _, origin = listener
+    first, second = Call(), Call()
+    counts: list[int] = []
+
+    class Ending(ServerSampler):
+        def _end(self) -> None:
+            if not counts:
+                assert self.open(origin, second) is server
+                counts.append(len(server.samples))
+            super()._end()
+
+    own = Ending()
+    server = own.open(origin, first)
+    assert server is not None
+    wait_for(lambda: bool(server.samples))
+    server.calls.discard(first)
+    wait_for(lambda: bool(counts) and len(server.samples) > counts[0])
+    assert own.stop(10)
+
+
 def test_server_is_sampled_for_half_a_second_after_the_last_call():
     server, call = Server("http://127.0.0.1:9"), Call()
     assert server.is_in_use()
