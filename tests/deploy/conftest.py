@@ -59,29 +59,35 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traffic]:
         require(component)
     folder = tmp_path_factory.mktemp("traffic")
     port, server_port = free_port(), free_port()
-    server = {"port": server_port, "alias": "smol", "metrics": True, "parallel": 2}
-    url = f"http://127.0.0.1:{server_port}"
     jobs = {"shop": [port]}
     has_victoria = unavailable("victoria-metrics") is None
     other = victoria_metrics(folder, jobs) if has_victoria else nullcontext()
+    with prometheus(folder, jobs) as scraper, other as victoria:
+        start_s, end_s = record_traffic(folder, scraper, port, server_port)
+        yield Traffic(scraper, victoria, start_s, end_s)
+
+
+def record_traffic(
+    folder: Path, scraper: Prometheus, port: int, server_port: int
+) -> tuple[float, float]:
+    """Run the application and its servers until everything has happened. Return its time range."""
+    url = f"http://127.0.0.1:{server_port}"
     with (
-        prometheus(folder, jobs) as scraper,
-        other as victoria,
         exposition({path: idle(text) for path, text in RECORDED.items()}) as vllm,
         application(folder, port, url, vllm.url),
     ):
         start_s = end_s = time.time()
         for number, streams in enumerate(STREAMS):
-            with embedded_server(**server):
+            with embedded_server(port=server_port, alias="smol", metrics=True, parallel=2):
                 wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=180)
                 time.sleep(SCRAPES_S)
                 if number:
-                    wait_for(lambda: firing_alerts(scraper, start_s) >= HAPPENED, timeout_s=60)
+                    wait_for(lambda: firing_alerts(scraper, start_s) >= HAPPENED, timeout_s=120)
                 end_s = time.time()
             if number == 0:
-                wait_for(lambda: "LlmServerDown" in firing_alerts(scraper, start_s), timeout_s=60)
+                wait_for(lambda: "LlmServerDown" in firing_alerts(scraper, start_s), timeout_s=120)
             vllm.texts.update(RECORDED)
-        yield Traffic(scraper, victoria, start_s, end_s)
+        return start_s, end_s
 
 
 def finished_streams(scraper: Prometheus) -> float:
@@ -91,9 +97,9 @@ def finished_streams(scraper: Prometheus) -> float:
     return float(found[0]["value"][1]) if found else 0
 
 
-def firing_alerts(scraper: Prometheus, start_s: float) -> set[str]:
-    """Return the names of the alerts that have fired since a Unix time."""
-    firing = scraper.during('ALERTS{alertstate="firing"}', start_s, time.time())
+def firing_alerts(scraper: Prometheus, start_s: float, end_s: float | None = None) -> set[str]:
+    """Return the names of the alerts that were firing between two Unix times; the second may be now."""
+    firing = scraper.during('ALERTS{alertstate="firing"}', start_s, end_s or time.time())
     return {each["metric"]["alertname"] for each in firing}
 
 

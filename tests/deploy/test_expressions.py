@@ -17,6 +17,9 @@ from tests.deploy.prometheus import (
     rule_expressions,
 )
 
+# The first test of each worker waits for the traffic.
+pytestmark = pytest.mark.timeout(720)
+
 # What the run of `traffic` cannot have, by the place of the expression.
 NO_DATA = {
     **dict.fromkeys(
@@ -96,9 +99,12 @@ def test_series_of_servers_and_gpus_are_those_of_the_computation(traffic: Traffi
 
 def test_alerts_fire_for_what_happened_only(traffic: Traffic):
     """Rules in which an hour is a minute. TTFT, TPOT and the queue depend on the machine's speed."""
-    names = firing_alerts(traffic.prometheus, traffic.start_s)
-    slow = {"LlmTtftBudgetBurn", "LlmTpotBudgetBurn", "LlmQueueGrowing"}
-    assert names - slow == HAPPENED
+    server, start_s, end_s = traffic.prometheus, traffic.start_s, traffic.end_s
+    not_a_fault = {"LlmTtftBudgetBurn", "LlmTpotBudgetBurn", "LlmQueueGrowing"}
+    # On a slow machine, a scrape of the busy application takes longer than its limit of a second.
+    if server.during("max_over_time(up[8s]) == 0", start_s, end_s):
+        not_a_fault.add("NoTelemetry")
+    assert firing_alerts(server, start_s, end_s) - not_a_fault == HAPPENED
 
 
 def test_queries_of_runbooks_are_valid(traffic: Traffic):
