@@ -62,12 +62,17 @@ TARGETS = {
             *("diagnostics/references.py", "diagnostics/sections.py"),
         ),
         _under(
-            "tests/genai",
-            *("test_call.py", "test_external_spans.py", "test_metrics.py", "test_nested_calls.py"),
-            *("test_phases.py", "test_spans.py", "test_usage.py", "engines", "wire"),
-            *("streams/test_accumulators.py", "streams/test_chunk_intervals.py"),
-            *("streams/test_event_accumulators.py", "streams/test_observers.py"),
-            *("streams/test_steps.py", "diagnostics/test_prompt_sections.py"),
+            "tests",
+            *("genai/test_call.py", "genai/test_external_spans.py", "genai/test_metrics.py"),
+            *("genai/test_nested_calls.py", "genai/test_phases.py", "genai/test_spans.py"),
+            *("genai/test_usage.py", "genai/engines", "genai/wire"),
+            *("genai/content/test_responses_accumulator.py", "genai/streams/test_accumulators.py"),
+            *("genai/streams/test_chunk_intervals.py", "genai/streams/test_event_accumulators.py"),
+            *("genai/streams/test_observers.py", "genai/streams/test_steps.py"),
+            "genai/streams/test_wrappers.py",
+            # One test, because another one of this file starts a real server.
+            "cli/doctor/test_inference_server.py::test_vllm_is_recognized_and_its_flags_are_named",
+            *("genai/diagnostics/test_prompt_sections.py", "server_metrics/test_exposition.py"),
         ),
     ),
 }

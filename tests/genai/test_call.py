@@ -229,6 +229,18 @@ def test_failure_of_span_leaves_metrics_complete(start, recorder, monkeypatch, c
     )
 
 
+def test_failure_of_completion_leaves_span_and_metrics(start, recorder, monkeypatch, caplog):
+    def fail(*_args: Any) -> None:
+        raise RuntimeError("internal")
+
+    internal_errors.set_strict(False)
+    monkeypatch.setattr(call_module, "correct_undercount", fail)
+    start().finish(Response(usage=Usage(21, 5), timings=TIMINGS))
+    assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 5
+    assert set(recorder.metrics()) == CLIENT_METRICS | SERVER_METRICS
+    assert "failed while completing a response (RuntimeError at" in caplog.text
+
+
 def test_failure_of_metrics_leaves_span_complete(start, recorder, monkeypatch, caplog):
     def fail(*_args: Any) -> None:
         raise RuntimeError("internal")
@@ -299,6 +311,34 @@ def test_call_can_end_at_a_past_time(start, recorder):
     span = recorder.call()
     assert (span.end_time - span.start_time) / 1e9 < 0.2
     assert recorder.points(DURATION)[0].sum < 0.2
+
+
+def test_times_of_stream_are_measured_from_its_start_and_from_its_attempt(instrumenter, recorder):
+    started_ns = time.perf_counter_ns() - 10_000_000_000
+    request = chat(stream=True, provider="llama_cpp")
+    call = instrumenter.start(request, started_ns=started_ns)
+    call.start_attempt(started_ns + 1_000_000_000)
+    call.mark_headers_received(started_ns + 1_500_000_000)
+    call.first_chunk_ns = started_ns + 2_000_000_000
+    call.first_token_ns = started_ns + 2_500_000_000
+    call.finish(Response(), ended_ns=started_ns + 4_000_000_000)
+    span = recorder.call()
+    assert span.end_time - span.start_time == 4_000_000_000
+    assert recorder.points(DURATION)[0].sum == 4.0
+    assert span.attributes["gen_ai.response.time_to_first_chunk"] == 2.0
+    assert span.attributes["gen_ai.ttft_ms"] == 2500.0
+    assert span.attributes["llamatelemetry.queue_duration"] == 0.5
+
+
+def test_event_of_call_is_at_the_given_time(instrumenter, recorder):
+    started_ns = time.perf_counter_ns()
+    call = instrumenter.start(chat(), started_ns=started_ns)
+    call.add_event("step", {"tokens": 3}, started_ns + 5_000_000_000)
+    call.finish(Response())
+    span = recorder.call()
+    (event,) = span.events
+    assert (event.name, dict(event.attributes)) == ("step", {"tokens": 3})
+    assert event.timestamp - span.start_time == 5_000_000_000
 
 
 def test_unsampled_span_gets_no_attributes_but_metrics_are_recorded(

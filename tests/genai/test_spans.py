@@ -173,6 +173,26 @@ def test_headers_of_plain_response_leave_queue_unchanged(start, recorder):
     assert recorder.call().attributes["llamatelemetry.queue_source"] == "remainder"
 
 
+def test_each_request_to_the_engine_has_phase_spans_and_server_metrics(instrumenter, recorder):
+    second = 1_000_000_000
+    started_ns = time.perf_counter_ns() - 10 * second
+    call = instrumenter.start(chat(), started_ns=started_ns)
+    for at_s in (1, 4):
+        call.record_engine_request(
+            TIMINGS, started_ns + at_s * second, started_ns + (at_s + 2) * second
+        )
+    call.finish(Response(), ended_ns=started_ns + 9 * second)
+    span = recorder.call()
+    decodes = [each for each in recorder.spans() if each.name == "decode"]
+    assert [each.end_time - span.start_time for each in decodes] == [3 * second, 6 * second]
+    assert {each.parent.span_id for each in decodes} == {span.context.span_id}
+    (requests,) = recorder.points("gen_ai.server.request.duration")
+    assert (requests.count, requests.sum) == (2, 4.0)
+    assert dict(requests.attributes) == {**COMMON, "gen_ai.response.model": "smol"}
+    (calls,) = recorder.points(DURATION)
+    assert (calls.count, calls.sum) == (1, 9.0)
+
+
 def test_several_choices_record_no_queue_phase_spans_or_server_metrics(start, recorder):
     start(choice_count=2).finish(Response(timings=TIMINGS))
     span = recorder.call()
@@ -187,6 +207,29 @@ def test_phase_spans_can_be_disabled(make_instrumenter, recorder):
     make_instrumenter(phase_spans=False).start(chat()).finish(Response(timings=TIMINGS))
     assert recorder.phases(recorder.call()) == {}
     assert recorder.call().attributes["gen_ai.prefill_ms"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("choice_count", "expected"),
+    [
+        (
+            1,
+            {
+                "gen_ai.latency.time_in_model_prefill": 0.02,
+                "gen_ai.latency.time_in_model_decode": 0.04,
+                "gen_ai.latency.time_in_model_inference": 0.06,
+            },
+        ),
+        (2, {}),
+    ],
+)
+def test_latency_names_are_those_of_a_single_choice(
+    make_instrumenter, recorder, choice_count, expected
+):
+    instrumenter = make_instrumenter(engine_latency_names=True)
+    instrumenter.start(chat(choice_count=choice_count)).finish(Response(timings=TIMINGS))
+    attributes = recorder.call().attributes
+    assert {name: attributes[name] for name in attributes if ".latency." in name} == expected
 
 
 def test_call_without_timings_has_no_phases(start, recorder):

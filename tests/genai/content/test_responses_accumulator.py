@@ -83,6 +83,18 @@ def test_finished_stream_has_content_of_final_event(status: str) -> None:
     assert content_of([*INTERRUPTED, last]) == parse_responses_content(final_response)
 
 
+@pytest.mark.parametrize("fetched", [False, True])
+def test_fetched_stream_alone_has_the_instructions(fetched: bool) -> None:
+    # The request that creates a response has them already.
+    accumulator = ResponsesAccumulator(1000, fetched=fetched)
+    last = response(message(TEXT), instructions="Be brief")
+    accumulator.add({"type": "response.completed", "response": last})
+    read = accumulator.response().read_content
+    assert read is not None
+    expected = [{"type": "text", "content": "Be brief"}] if fetched else []
+    assert list(read().instructions) == expected
+
+
 def test_text_beyond_limit_is_counted_and_not_kept() -> None:
     events = [added(message(), 0), *(delta("output_text", "abc") for _ in range(100))]
     (parsed,) = limit_messages(content_of(events, 10).outputs, 10)

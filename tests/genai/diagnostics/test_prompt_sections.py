@@ -204,7 +204,9 @@ def test_sections_of_any_json_are_the_same_again(value: Any):
     assert len(first) <= 3
 
 
-@pytest.mark.parametrize("value", [{"a": object()}, {1, 2}, b"bytes", {("a",): 1}])
+@pytest.mark.parametrize(
+    "value", [{"a": object()}, {"\ud800": object()}, {1, 2}, b"bytes", {("a",): 1}]
+)
 def test_value_that_is_not_json_leaves_the_sections_unknown_or_hashes_its_type(value: Any):
     cache = SectionCache(b"k" * 32)
     sections = cache.sections_of(parts_of({"messages": [{"role": "user", "content": value}]}))

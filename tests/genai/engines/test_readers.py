@@ -127,6 +127,12 @@ def test_more_cached_than_prompt_tokens_are_unknown() -> None:
     assert (timings.prompt_tokens, timings.cached_tokens) == (None, None)
 
 
+def test_prompt_that_is_cached_as_a_whole_has_no_evaluated_tokens() -> None:
+    timings = read_engine({"meta_info": {**SGLANG_META, "cached_tokens": 20}}, {}).timings
+    assert timings is not None
+    assert (timings.prompt_tokens, timings.cached_tokens) == (0, 20)
+
+
 def test_zero_cached_tokens_of_vllm_responses_are_unknown() -> None:
     usage = {"input_tokens": 20, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 0}}
     timings = read_engine({"metrics": VLLM}, usage).timings
@@ -194,6 +200,7 @@ TEI = {
     [
         (TGI, "tgi", EngineTimings(queue_ms=500.0)),
         (TEI, "tei", EngineTimings(queue_ms=500.0)),
+        ({name: TGI[name] for name in TGI if name != "x-queue-time"}, "tgi", None),
         ({**TGI, "x-queue-time": "-3"}, "tgi", None),
         ({**TGI, "x-queue-time": "soon"}, "tgi", None),
         ({**TGI, "x-queue-time": "nan"}, "tgi", None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,11 +17,13 @@ from opentelemetry.trace import StatusCode
 from llamatelemetry.genai import (
     AsyncStreamWrapper,
     Call,
+    Content,
     StreamObserver,
     StreamWrapper,
     internal_errors,
 )
-from tests.genai.conftest import DURATION
+from llamatelemetry.semconv.operations import FETCH_RESPONSE
+from tests.genai.conftest import DURATION, chat
 from tests.support.recorder import Recorder
 
 ROLE: dict[str, Any] = {
@@ -348,6 +351,45 @@ def test_intervals_have_response_model_when_first_chunk_has_none(start, recorder
     list(StreamWrapper(iter(chunks), StreamObserver(start(stream=True))))
     (point,) = recorder.points(CHUNK_INTERVALS)
     assert point.attributes["gen_ai.response.model"] == "smol.gguf"
+
+
+@pytest.mark.parametrize("operation", [None, FETCH_RESPONSE])
+def test_stream_that_does_not_show_the_speed_of_a_model_has_no_times_of_chunks(
+    start, recorder, operation
+):
+    call = start(stream=True, operation=operation)
+    list(StreamWrapper(iter(CHUNKS), StreamObserver(call)))
+    assert not {CHUNK_INTERVALS, FIRST_CHUNK} & set(recorder.metrics())
+    assert "gen_ai.response.time_to_first_chunk" not in recorder.call().attributes
+
+
+def test_stream_has_content_up_to_the_limit(make_instrumenter, recorder):
+    instrumenter = make_instrumenter(capture_content="span_only", content_max_chars=3)
+    call = instrumenter.start(chat(stream=True, read_content=Content))
+    list(StreamWrapper(iter(CHUNKS), StreamObserver(call)))
+    (message,) = json.loads(recorder.call().attributes["gen_ai.output.messages"])
+    assert message["parts"] == [
+        {"type": "text", "content": "Hi…", "truncated": True, "original_chars": 4}
+    ]
+
+
+class FailingAccumulator:
+    model = None
+
+    def add(self, _chunk: Any) -> bool:
+        return False
+
+    def response(self) -> Any:
+        raise ValueError("internal")
+
+
+def test_failing_accumulator_costs_only_the_response(harness, recorder, caplog):
+    internal_errors.set_strict(False)
+    harness.observer = StreamObserver(harness.call, FailingAccumulator())
+    assert harness.read_chunks(harness.wrap(), 99) == CHUNKS
+    assert "gen_ai.response.id" not in attributes_without_times(recorder)
+    assert point_count(recorder, CHUNK_INTERVALS) == len(CHUNKS) - 1
+    assert "failed while building the response of a stream (ValueError at" in caplog.text
 
 
 def test_chunk_reaches_application_when_accumulator_fails(harness, recorder, monkeypatch, caplog):

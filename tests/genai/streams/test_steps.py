@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llamatelemetry.genai import EngineTimings, GenerationSteps, measure_phases
+from llamatelemetry.genai import EngineTimings, GenerationSteps, Response, measure_phases
+from tests.genai.conftest import COMMON
 
 MS = 1_000_000
 
@@ -53,3 +54,16 @@ def test_rates_are_unknown_without_enough_tokens():
     assert steps().timings("huggingface", input_tokens=5, output_tokens=0) is None
     assert steps().tokens_per_second is None
     assert steps((130, 6)).tokens_per_second is None
+
+
+def test_steps_of_a_stream_are_intervals_between_chunks(start, recorder):
+    call = start(stream=True)
+    streamed = GenerationSteps(started_ns=100 * MS)
+    streamed.stream_to(call)
+    for at_ms, tokens in ((130, 6), (140, 7), (160, 8)):
+        streamed.add(at_ms * MS, tokens)
+    streamed.end()
+    call.finish(Response())
+    (point,) = recorder.points("gen_ai.client.operation.time_per_output_chunk")
+    assert (point.count, point.min, point.max) == (2, 0.01, 0.02)
+    assert dict(point.attributes) == {**COMMON, "gen_ai.response.model": "smol"}

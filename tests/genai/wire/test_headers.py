@@ -10,7 +10,7 @@ from requests.structures import CaseInsensitiveDict
 
 from llamatelemetry.genai import provider_from_headers
 from llamatelemetry.genai.propagation import Propagation
-from llamatelemetry.genai.wire.headers import has_list
+from llamatelemetry.genai.wire.headers import has_list, header_attributes
 
 HEADER_CLASSES = [httpx.Headers, httpx2.Headers, CaseInsensitiveDict]
 
@@ -96,3 +96,35 @@ def test_first_of_several_headers_with_one_name_is_used(headers_class):
     llama_cpp, other = (b"Server", b"llama.cpp"), (b"server", "na\xefve".encode("latin-1"))
     assert provider_from_headers(headers_class([llama_cpp, other])) == "llama_cpp"
     assert provider_from_headers(headers_class([other, llama_cpp])) is None
+
+
+@pytest.mark.parametrize("headers_class", [dict, *HEADER_CLASSES])
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["X-REQUEST-ID"], ["x-request-id"]),
+        (["x-limit-*", "server"], ["server", "x-limit-requests", "x-limit-tokens"]),
+        (["*"], ["server", "x-limit-requests", "x-limit-tokens", "x-request-id"]),
+        (["set-*"], []),
+        (["Set-Cookie"], ["set-cookie"]),
+        (["x-request"], []),
+    ],
+)
+def test_headers_that_match_a_name_or_a_pattern_are_attributes(headers_class, names, found):
+    headers = {
+        "Set-Cookie": "session",
+        "Server": "nginx",
+        "X-Request-Id": "r",
+        "X-Limit-Requests": "9",
+        "X-Limit-Tokens": "5",
+    }
+    lowered = {name.lower(): value for name, value in headers.items()}
+    assert header_attributes(headers_class(headers), names) == {
+        f"http.response.header.{name}": [lowered[name]] for name in found
+    }
+
+
+@pytest.mark.parametrize("headers_class", [httpx.Headers, httpx2.Headers])
+def test_repeated_header_has_all_its_values(headers_class):
+    headers = headers_class([("Via", "a"), ("via", "b")])
+    assert header_attributes(headers, ["via"]) == {"http.response.header.via": ["a", "b"]}

@@ -54,6 +54,18 @@ def test_stop_type_becomes_finish_reason_of_chat(stop_type: Any, reasons: Any) -
     assert parse_native_completion(native(stop_type=stop_type)).finish_reasons == reasons
 
 
+def test_unfinished_choice_beside_a_finished_one_has_the_reason_error() -> None:
+    response = parse_native_completion([native(), native(index=1, stop_type="none")])
+    assert response.finish_reasons == ("length", "error")
+
+
+def test_error_of_plain_response_is_returned_without_message() -> None:
+    error = parse_native_completion({"error": {"code": 503, "message": "SECRET"}}).error
+    assert error is not None
+    assert error.type == "503"
+    assert "SECRET" not in error.description
+
+
 def test_truncated_prompt_is_an_attribute() -> None:
     assert (
         parse_native_completion(native(truncated=True)).attributes["llamatelemetry.truncated"]
@@ -125,6 +137,23 @@ def test_stream_keeps_choices_separate() -> None:
     response = accumulator.response()
     assert response.finish_reasons == ("length", "stop")
     assert response.usage == Usage(input_tokens=10, output_tokens=6, cache_read_tokens=9)
+
+
+def test_stream_has_the_content_of_each_choice() -> None:
+    accumulator = LlamaCppAccumulator(content_max_chars=100)
+    ends = [native(content=""), native(content="", index=1, stop_type="eos")]
+    for event in (native_chunk("a", 1), native_chunk("b", 1, 1), native_chunk("c", 2), *ends):
+        accumulator.add(event)
+    read = accumulator.response().read_content
+    assert read is not None
+    assert read().outputs == [
+        {
+            "role": "assistant",
+            "parts": [{"type": "text", "content": text}],
+            "finish_reason": reason,
+        }
+        for text, reason in (("ac", "length"), ("b", "stop"))
+    ]
 
 
 def test_error_in_stream_is_returned_without_message() -> None:

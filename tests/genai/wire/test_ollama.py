@@ -9,12 +9,14 @@ import pytest
 
 from llamatelemetry.genai import (
     OllamaAccumulator,
+    Usage,
     parse_ollama_chat_request,
     parse_ollama_generate_request,
     parse_ollama_parameters,
     parse_ollama_response,
 )
 from llamatelemetry.genai.content.blobs import BlobData
+from tests.genai.engines.formats import FORMATS
 from tests.support.engine_formats import (
     OLLAMA_CALL,
     OLLAMA_DONE,
@@ -83,12 +85,25 @@ def test_prompt_and_system_prompt_are_read() -> None:
     assert parse_ollama_generate_request({"model": "m"}).inputs == []
 
 
-def test_stream_equals_plain_response() -> None:
+def test_response_has_counts_and_timings() -> None:
+    response = parse_ollama_response(ollama_chat())
+    assert (response.model, response.provider, response.error) == ("smol", "ollama", None)
+    assert response.finish_reasons == ("stop",)
+    assert response.usage == Usage(input_tokens=20, output_tokens=5, cache_read_tokens=8)
+    assert response.timings == FORMATS["ollama"][2]
+
+
+@pytest.mark.parametrize("role", ["assistant", "model"])
+def test_stream_equals_plain_response(role: str) -> None:
     accumulator = OllamaAccumulator(1000)
-    tokens = [accumulator.add(each) for each in ollama_chat_objects()]
-    assert tokens == [True, True, True, True, True, False]
+    objects = ollama_chat_objects()
+    for each in objects:
+        each["message"]["role"] = role
+    assert [accumulator.add(each) for each in objects] == [True, True, True, True, True, False]
     streamed = accumulator.response()
-    plain = parse_ollama_response(ollama_chat(thinking="SECRET thought", tool_calls=[OLLAMA_CALL]))
+    plain = parse_ollama_response(
+        ollama_chat(role=role, thinking="SECRET thought", tool_calls=[OLLAMA_CALL])
+    )
     for name in ("model", "finish_reasons", "usage", "timings", "provider", "error"):
         assert getattr(streamed, name) == getattr(plain, name)
     assert streamed.read_content is not None

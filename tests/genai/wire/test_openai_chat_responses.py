@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletion
 
 from llamatelemetry.genai import EngineTimings, Response, Usage, parse_response
 from llamatelemetry.genai.engines import parse_timings
+from tests.genai.engines.formats import FORMATS
 from tests.support.json_strategies import REPLIES, TIMINGS, exportable
 
 LLAMA_CPP_TIMINGS = {
@@ -142,6 +143,32 @@ def test_finish_reasons_has_one_entry_per_choice(reasons, expected):
 @pytest.mark.parametrize("choices", [None, "stop", {"finish_reason": "stop"}, [None], ["stop"], 5])
 def test_invalid_choices_have_no_finish_reasons(choices):
     assert parse_response({"choices": choices}).finish_reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("body", "error_type"),
+    [
+        ({"choices": [{"finish_reason": "error", "error": {"code": 502}}]}, "502"),
+        ({"choices": [{"finish_reason": "stop"}, {"finish_reason": "error"}]}, "_OTHER"),
+        ({"choices": [{"finish_reason": "stop"}], "error": {"code": 502}}, "502"),
+        ({"choices": [{"finish_reason": "error", "error": {}}], "error": {"code": 502}}, "502"),
+        ({"choices": [], "object": "error", "code": 400}, "400"),
+    ],
+)
+def test_error_of_response_or_of_choice_is_its_error(body: dict[str, Any], error_type: str) -> None:
+    error = parse_response(body).error
+    assert error is not None
+    assert error.type == error_type
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("parse", [dict, ChatCompletion.model_validate])
+def test_figures_of_each_engine_are_read(parse: Any, name: str) -> None:
+    fields, usage, expected = FORMATS[name]
+    choice = {**CHAT["choices"][0], **fields.get("choices", [{}])[0]}
+    chat = without(CHAT, "timings", "system_fingerprint")
+    body = {**chat, **fields, "choices": [choice], "usage": usage or None}
+    assert parse_response(parse(body)).timings == expected
 
 
 def without(source: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -14,9 +14,11 @@ other{position="1 2",x="}"} 7
 broken
 llamacpp:not_a_number x
 
+llamacpp:last 1
 """
     assert parse_metrics(text) == {
         "n_decode_total": 22,
         "ratio": 1.5e-05,
         'other{position="1 2",x="}"}': 7,
+        "last": 1,
     }

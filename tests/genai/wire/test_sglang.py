@@ -68,6 +68,21 @@ def test_stream_of_whole_or_new_text_has_whole_text(*, is_incremental: bool) -> 
     assert (response.timings.queue_ms, response.timings.decode_ms) == (500.0, 1000.0)
 
 
+def test_stream_keeps_choices_separate() -> None:
+    accumulator = SGLangAccumulator(2, 1000)
+    for index, reason in ((0, "stop"), (1, "length")):
+        meta = {**SGLANG_META, "finish_reason": {"type": reason}}
+        accumulator.add({"index": index, "text": f"text {index}", "meta_info": meta})
+    response = accumulator.response()
+    assert response.finish_reasons == ("stop", "length")
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (20, 10)
+    assert response.read_content is not None
+    assert [message["parts"] for message in response.read_content().outputs] == [
+        [{"type": "text", "content": "text 0"}],
+        [{"type": "text", "content": "text 1"}],
+    ]
+
+
 def test_interrupted_stream_has_counts_so_far_and_no_times() -> None:
     accumulator = SGLangAccumulator()
     for each in sglang_events()[:2]:
