@@ -496,7 +496,7 @@ class TestFlush:
         receiver.may_respond.set()
         # These run until `shutdown`, or as long as the process.
         lasting = {"llamatelemetry-finalizer", "llamatelemetry-signals"}
-        wait_for(lambda: set(_threads_named("llamatelemetry-")) <= lasting)
+        wait_for(lambda: set(_threads_named("llamatelemetry-")) <= lasting, timeout_s=60)
 
     def test_shutdown_ends_retries_and_threads_without_collector(self, caplog, monkeypatch):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")  # longer than a test may take

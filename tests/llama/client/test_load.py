@@ -67,7 +67,8 @@ def test_concurrent_calls_leave_no_connection_and_no_open_span(count, recorded):
         points = recorded.points("gen_ai.client.operation.duration")
         assert sum(point.count for point in points) == count * 3 // 4
         wait_for(lambda: not server.connections)
-        assert open_sockets() == sockets
+        # Those of earlier tests may have been closed meanwhile.
+        assert open_sockets() <= sockets
     gc.collect()
     open_calls = [each for each in gc.get_objects() if type(each) is Call and not each.ended]
     assert open_calls == []
@@ -113,7 +114,8 @@ def test_real_server_answers_1000_calls_of_which_250_are_open(recorded, tmp_path
     with ServerManager(config, binary="embedded") as server:
         sockets = open_sockets()
         assert asyncio.run(call_concurrently(server.url)) == [4] * 1000
-        assert open_sockets() == sockets
+        # Those of earlier tests may have been closed meanwhile.
+        assert open_sockets() <= sockets
     spans = recorded.calls()
     assert len(spans) == len({span.context.span_id for span in spans}) == 1000
     assert {span.attributes["gen_ai.usage.output_tokens"] for span in spans} == {4}

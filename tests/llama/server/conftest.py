@@ -12,6 +12,7 @@ import pytest
 
 from llamatelemetry.llama import ServerConfig, ServerManager
 from tests.support.fake_llama_server import NEW, faults, make_server
+from tests.support.waiting import wait_for
 
 # Found now, because some tests change PATH.
 PS = shutil.which("ps")
@@ -47,7 +48,8 @@ def manager(model: Path, fake_program: Path) -> Iterator[Callable[..., ServerMan
     for each in made:
         each.stop()
     assert processes_of(fake_program) == []
-    assert set(threading.enumerate()) <= threads
+    # Threads of other servers may still be ending.
+    wait_for(lambda: set(threading.enumerate()) <= threads)
 
 
 def processes_of(fake_program: Path) -> list[int]:

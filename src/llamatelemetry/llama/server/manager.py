@@ -73,6 +73,7 @@ class ServerManager:
         self._process: ServerProcess | None = None
         self._launch: Launch | None = None
         self._is_ready = False
+        self._stops = 0
         self._owner_pid = os.getpid()
         self._log = ServerLog()
         self._log_path: Path | None = None
@@ -94,10 +95,10 @@ class ServerManager:
             StartupTimeoutError: The server was not ready in time; has its last log lines.
         """
         _check_files(self._config)
-        self._prepare_start()
+        stops = self._prepare_start()
         span = StartupSpan(self._config)
         try:
-            self._start_with_retries(span, on_progress)
+            self._start_with_retries(stops, span, on_progress)
             description = self._describe()
             # Register before returning, so that the first calls have the attributes.
             self._registration = Registration(
@@ -114,9 +115,11 @@ class ServerManager:
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         """Shut the server down gracefully, and kill it after `timeout_s`.
 
-        Does nothing if it is stopped, or in a forked child, because the parent owns the server.
+        A start in another thread fails. Does nothing if the server is stopped, or in a forked child,
+        because the parent owns the server.
         """
         with self._lock:
+            self._stops += 1
             process, self._process, self._is_ready = self._process, None, False
             _running.discard(self)
         self._unregister()
@@ -163,24 +166,27 @@ class ServerManager:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _prepare_start(self) -> None:
+    def _prepare_start(self) -> int:
+        """Prepare a start. Return how often the server has been stopped."""
         with self._lock:
             if self in _running and not (self._process is not None and self._process.has_ended):
                 raise RuntimeError("the llama.cpp server is already started")
             crashed, self._process = self._process, None
             _running.add(self)
+            stops = self._stops
         self._unregister()
         if crashed is not None and self._is_owner_process:
             crashed.end(0)
         self._owner_pid = os.getpid()
         _install_exit_hooks()
+        return stops
 
     def _start_with_retries(
-        self, span: StartupSpan, on_progress: Callable[[str], None] | None
+        self, stops: int, span: StartupSpan, on_progress: Callable[[str], None] | None
     ) -> None:
         for attempts_left in reversed(range(_FREE_PORT_ATTEMPTS)):
             try:
-                self._start_on(self._choose_port(), span, on_progress)
+                self._start_on(self._choose_port(), stops, span, on_progress)
             except PortTakenError:
                 if self._config.port != 0 or not attempts_left:
                     raise
@@ -202,7 +208,7 @@ class ServerManager:
             raise ServerManagerError(f"host {self._config.host!r}: {error.strerror}") from error
 
     def _start_on(
-        self, port: int, span: StartupSpan, on_progress: Callable[[str], None] | None
+        self, port: int, stops: int, span: StartupSpan, on_progress: Callable[[str], None] | None
     ) -> None:
         launch = prepare_launch(self._config, find_binary(self._binary), port)
         span.record_launch(launch)
@@ -215,7 +221,12 @@ class ServerManager:
         self._log.on_line = self._report.parse_line
         process = ServerProcess(launch.command, launch.environment, self._log)
         with self._lock:
-            self._process = process
+            is_stopped = self._stops != stops
+            if not is_stopped:
+                self._process = process
+        if is_stopped:  # By another thread, which had no process to end yet.
+            process.end(0)
+            raise ServerManagerError("the llama.cpp server was stopped while it was starting")
         self._wait_until_ready(process, launch, on_progress)
         self._log.on_line = None
         self._is_ready = True
