@@ -2,12 +2,15 @@
 
 A child that is forked in the middle of a set-up would have half of it. Its own `init()`, or even
 its next import, would wait for locks of a thread that the child does not have.
+
+Handlers for "before" a fork run in reverse order. Those of `logging` and `concurrent.futures.thread`
+take locks that a set-up needs, so these modules are imported first, and the wait comes before them.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
+import concurrent.futures.thread  # noqa: F401 # pyright: ignore[reportUnusedImport]
+import logging  # noqa: F401 # pyright: ignore[reportUnusedImport]
 import os
 import threading
 import time
@@ -29,7 +32,6 @@ def setup_in_progress() -> Generator[None]:
     thread = threading.get_ident()
     _threads.append(thread)
     try:
-        _register_fork_handlers()
         yield
     finally:
         _threads.remove(thread)
@@ -48,12 +50,5 @@ def _forget_other_threads() -> None:
     _threads[:] = [thread for thread in _threads if thread == own]
 
 
-@functools.cache
-def _register_fork_handlers() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=wait_for_setup, after_in_child=_forget_other_threads)
-        # Handlers for "before" run in reverse order. Those of these modules take locks that a
-        # set-up needs, so the wait must come first.
-        importlib.import_module("logging")
-        importlib.import_module("concurrent.futures.thread")
-        os.register_at_fork(before=wait_for_setup)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=wait_for_setup, after_in_child=_forget_other_threads)
