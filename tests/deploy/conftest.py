@@ -33,7 +33,7 @@ RECORDED = {
 _SAMPLE = re.compile(r"^([^#].*) \S+$", re.MULTILINE)
 # Finished streams after which the server restarts, and after which the traffic ends.
 STREAMS = (6, 10)
-# The alerts for what happens.
+# The alerts for what happens during the traffic.
 HAPPENED = frozenset({"LlmErrorBudgetBurn", "LlmServerDown", "LlmPreemptions", "TelemetryLost"})
 # Long enough for an alert with `for: 5s` of something that did not happen.
 SCRAPES_S = 10
@@ -98,7 +98,7 @@ def finished_streams(scraper: Prometheus) -> float:
 
 
 def firing_alerts(scraper: Prometheus, start_s: float, end_s: float | None = None) -> set[str]:
-    """Return the names of the alerts that were firing between two Unix times; the second may be now."""
+    """Return the alerts that were firing between two Unix times, of which `None` is now."""
     firing = scraper.during('ALERTS{alertstate="firing"}', start_s, end_s or time.time())
     return {each["metric"]["alertname"] for each in firing}
 

@@ -204,10 +204,11 @@ def test_http_status_is_on_span_and_not_on_metric(start, recorder):
     assert dict(recorder.points(DURATION)[0].attributes) == {**COMMON, "error.type": "503"}
 
 
-def test_internal_error_still_ends_span(start, recorder, monkeypatch):
-    def fail(*_args: Any) -> None:
-        raise RuntimeError("internal")
+def fail(*_args: Any) -> None:
+    raise RuntimeError("internal")
 
+
+def test_internal_error_still_ends_span(start, recorder, monkeypatch):
     monkeypatch.setattr(spans, "record_span", fail)
     call = start()
     with pytest.raises(RuntimeError, match="internal"):  # Internal errors are raised in tests.
@@ -216,9 +217,6 @@ def test_internal_error_still_ends_span(start, recorder, monkeypatch):
 
 
 def test_failure_of_span_leaves_metrics_complete(start, recorder, monkeypatch, caplog):
-    def fail(*_args: Any) -> None:
-        raise RuntimeError("internal")
-
     internal_errors.set_strict(False)
     monkeypatch.setattr(spans, "record_span", fail)
     start().finish(Response(usage=Usage(21, 5), timings=TIMINGS))
@@ -230,9 +228,6 @@ def test_failure_of_span_leaves_metrics_complete(start, recorder, monkeypatch, c
 
 
 def test_failure_of_completion_leaves_span_and_metrics(start, recorder, monkeypatch, caplog):
-    def fail(*_args: Any) -> None:
-        raise RuntimeError("internal")
-
     internal_errors.set_strict(False)
     monkeypatch.setattr(call_module, "correct_undercount", fail)
     start().finish(Response(usage=Usage(21, 5), timings=TIMINGS))
@@ -242,9 +237,6 @@ def test_failure_of_completion_leaves_span_and_metrics(start, recorder, monkeypa
 
 
 def test_failure_of_metrics_leaves_span_complete(start, recorder, monkeypatch, caplog):
-    def fail(*_args: Any) -> None:
-        raise RuntimeError("internal")
-
     start().finish(Response(id="1", usage=Usage(21, 5)))
     complete = dict(recorder.call().attributes)
     internal_errors.set_strict(False)

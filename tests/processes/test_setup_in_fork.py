@@ -39,8 +39,45 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
+# The set-up of a test takes a tenth of a second, also on a slow machine.
+FORK_BESIDE_SETUP = textwrap.dedent("""
+    import os, threading, time
+    from llamatelemetry._setup_in_progress import setup_in_progress
+    import logging
+    from concurrent.futures import ThreadPoolExecutor
+
+    begun, ended = threading.Event(), threading.Event()
+
+    def set_up():
+        with setup_in_progress():
+            begun.set()
+            time.sleep(0.1)
+            logging.getLogger("new")
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(int).result()
+            ended.set()
+
+    thread = threading.Thread(target=set_up)
+    thread.start()
+    begun.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if ended.is_set() else 1)  # as it was at the fork
+    thread.join()
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
-# The first fork comes while the thread imports modules that take a lock before each fork.
+def test_fork_waits_for_a_setup_without_the_locks_that_the_setup_needs():
+    # A fork that has such a lock gives up after 10 seconds, before the set-up has ended.
+    command = [sys.executable, "-W", "ignore", "-c", FORK_BESIDE_SETUP]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork()")
+# Without a pause, the thread may still be importing.
 @pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2, 0.5])
 def test_init_in_child_forked_during_init_does_not_hang(after_s):
     done = subprocess.run(

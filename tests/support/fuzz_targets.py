@@ -170,7 +170,7 @@ def _check_nvml(data: bytes) -> None:
     driver.write()
     reader = NvmlReader()
     with pytest.MonkeyPatch.context() as patch, suppress(GpuUnavailableError):
-        # Later tests of this process have no GPUs.
+        # Undone afterwards: later tests of this process have no GPUs.
         patch.setenv("NVML_DEVICES", str(driver.file))
         devices = reader.open()
         try:

@@ -74,9 +74,9 @@ def test_concurrent_calls_leave_no_connection_and_no_open_span(count, recorded):
     assert open_calls == []
 
 
-def open_sockets() -> int:
-    """Return the number of open sockets of this process."""
-    return sum(name.startswith("socket:") for name in map(_opened, SOCKETS.iterdir()))
+def open_sockets() -> set[str]:
+    """Return the open sockets of this process, such as `socket:[4711]`."""
+    return {name for name in map(_opened, SOCKETS.iterdir()) if name.startswith("socket:")}
 
 
 def _opened(entry: Path) -> str:

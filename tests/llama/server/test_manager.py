@@ -237,7 +237,7 @@ class TestFailures:
         self, manager, fake_program
     ):
         class Program:
-            """Path of the program, which is found while another thread stops the server."""
+            """Path of the program. The server is stopped while it is read, as by another thread."""
 
             def __fspath__(self) -> str:
                 server.stop()

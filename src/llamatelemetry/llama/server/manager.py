@@ -73,7 +73,7 @@ class ServerManager:
         self._process: ServerProcess | None = None
         self._launch: Launch | None = None
         self._is_ready = False
-        self._stops = 0
+        self._stops = 0  # A start fails if it changes meanwhile.
         self._owner_pid = os.getpid()
         self._log = ServerLog()
         self._log_path: Path | None = None
