@@ -366,7 +366,7 @@ def test_command_starts_before_the_import_of_all_that_it_does_not_need(tmp_path:
     assert done.returncode == 127
     imported = set(re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE))
     assert {"llamatelemetry.cli.run", "sqlite3"} <= imported
-    late = {"typer", "rich", "pydantic", "google.protobuf", "http.server", "logging"}
+    late = {"typer", "rich", "pydantic", "google.protobuf", "http.server"}
     assert not late & imported
     assert not {"llamatelemetry.config", "llamatelemetry.genai", "llamatelemetry.otel"} & imported
 
