@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from time import monotonic, thread_time
@@ -96,6 +96,11 @@ class Matcher:
 
 
 @cache
+def _has_digits(count: int) -> re.Pattern[str]:
+    return re.compile(rf"(?:\D*+\d){{{count}}}")
+
+
+@cache
 def _import_regex() -> Any:
     try:
         return importlib.import_module("regex")
@@ -112,6 +117,7 @@ class Pattern:
         expression: Regular expression. If it has a group `value`, only that group is redacted.
         needs: Substrings. A text without any of them cannot match and is not searched; most
             texts are skipped this way.
+        digits: Number of digits. A text with fewer cannot match and is not searched.
         check: Returns how many characters of a match are valid, for example by a check digit.
         secret: Whether it grants access to something; otherwise it is personal data.
         trusted: Whether it is a built-in pattern.
@@ -120,6 +126,7 @@ class Pattern:
     name: str
     expression: str
     needs: tuple[str, ...] = ()
+    digits: int = 0
     check: Callable[[str], int] | None = None
     secret: bool = False
     trusted: bool = True
@@ -129,14 +136,23 @@ class Pattern:
         """The compiled expression, compiled on first use."""
         return Matcher(self.expression, trusted=self.trusted)
 
-    def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield start and end of each occurrence, from left to right.
+    def spans(self, text: str) -> Iterable[tuple[int, int]]:
+        """Return start and end of each occurrence, from left to right.
 
         Raises:
             TimeoutError: The text could not be searched to its end within the time limit.
         """
-        if self.needs and not any(needed in text for needed in self.needs):
-            return
+        if self.needs:
+            for needed in self.needs:  # quicker than `any`
+                if needed in text:
+                    break
+            else:
+                return ()
+        if self.digits and not _has_digits(self.digits).match(text):
+            return ()
+        return self._search(text)
+
+    def _search(self, text: str) -> Iterator[tuple[int, int]]:
         search = self.matcher.searching(text)
         at = 0
         while at <= len(text) and (match := search(at)) is not None:

@@ -96,8 +96,7 @@ def parse_json(text: str) -> Any | None:
     Also `None` if an object has the same key twice: the parser keeps only one of the values, so
     the other would not be redacted.
     """
-    start = text[:64].lstrip()[:1]
-    if start not in ("{", "["):
+    if text[:1].isalnum() or text[:64].lstrip()[:1] not in ("{", "["):
         return None
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)

@@ -32,6 +32,7 @@ _PERSONAL: Final = (
         # With a country code, or in the North American format.
         r"(?<![\w.+-])(?:\+[1-9](?:[ ./()-]{0,2}\d){7,14}+"
         r"|(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4})(?![\w-]|\.\d)",
+        digits=8,
     ),
     Pattern(
         "ip",
@@ -45,14 +46,20 @@ _PERSONAL: Final = (
         "credit_card",
         r"(?<![\w.])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?"
         r"|\d{4}([ -])\d{6}\2\d{4,5})(?!\w)",
+        digits=13,
         check=checks.card_length,
     ),
     Pattern(
         "iban",
         r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}+",
+        digits=2,
         check=checks.iban_length,
     ),
-    Pattern("us_ssn", r"(?<![\w-])(?!000|666|9)\d{3}([ -])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-])"),
+    Pattern(
+        "us_ssn",
+        r"(?<![\w-])(?!000|666|9)\d{3}([ -])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-])",
+        digits=9,
+    ),
 )
 
 _SECRETS: Final = (

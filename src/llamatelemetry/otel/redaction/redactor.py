@@ -25,6 +25,7 @@ _logger = logging.getLogger("llamatelemetry.otel.redaction")
 # ones, such as timestamps, rarely match.
 _MIN_SEARCHED_NUMBER: Final = 10**8
 _MAX_DEPTH: Final = 32
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _CLEAN_TEXTS: Final = Limit("clean_texts", 4096, "Short texts without anything to redact")
 _MAX_CACHED_TEXT_CHARS: Final = 128
 _MAY_HOLD_SECRETS: Final = frozenset(
@@ -71,7 +72,10 @@ class Redaction:
 
     def attribute(self, name: str, value: Any) -> Any:
         """Return the redacted value of one attribute."""
-        return self._by_kind(self._names.kind(name), name, value, 0)
+        kind = self._names.kind(name)
+        if kind is AttributeKind.TEXT:  # as are most
+            return self._value(name, value, 0)
+        return self._by_kind(kind, name, value, 0)
 
     def event(self, event: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the redacted attributes of an event. In a GenAI event they may be content."""
@@ -145,11 +149,11 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """Return the text with all matches of the patterns replaced."""
-        clean, is_short = self._redactor.clean_texts, len(text) <= _MAX_CACHED_TEXT_CHARS
-        if is_short and text in clean:
+        clean = self._redactor.clean_texts
+        if text in clean:
             return text
         redacted = self._search(text, self._rules.text_patterns)
-        if is_short and redacted is text:
+        if redacted is text and len(text) <= _MAX_CACHED_TEXT_CHARS:
             clean[text] = None
             _CLEAN_TEXTS.trim(clean)
         return redacted
@@ -221,6 +225,8 @@ class Redaction:
     def _value(self, path: str, value: Any, depth: int) -> Any:
         if depth > _MAX_DEPTH:
             return self.whole(value)
+        if type(value) in _SCALARS:  # quicker than the tests of abstract classes
+            return self._scalar(path, value, depth)
         if isinstance(value, Mapping):
             return self._mapping(path, cast("Mapping[Any, Any]", value), depth)
         if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
