@@ -1,8 +1,10 @@
 """The program of scripts/soak.py: makes calls without pause, and prints its resources.
 
-Three threads and four tasks of an event loop call the server. Of eleven calls, one is a stream.
-Some calls fail, some streams are abandoned, and the texts have something to redact. Each line of
-the standard input has the numbers of spans and events of calls that the receiver has.
+Two threads and two tasks of an event loop call the server. Of four calls, one is made with the
+openai client, and three with httpx2, whose calls the plugin of inference servers records. Of nine
+calls, one is a stream. Some calls fail, some streams are abandoned, and the texts have something to
+redact. Each line of the standard input has the numbers of spans and events of calls that the
+receiver has.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import openai
@@ -31,12 +33,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scripts._soak_server import InProcessTransport
 
-THREADS = 3
-TASKS = 4
-STREAM_EVERY = 11
+THREADS = 2
+TASKS = 2
+OPENAI_EVERY = 4
+STREAM_EVERY = 9
 FAIL_EVERY = 101
 ABANDON_EVERY = 5
 MODELS = 20
+CHAT = "/v1/chat/completions"
 MAX_AHEAD_IN_SPANS = 400
 """Calls that may be made before the receiver has their spans.
 
@@ -46,6 +50,20 @@ full. A call has four spans.
 MAX_AHEAD_IN_EVENTS = 1_500
 """How many calls the program may be ahead of the receiver, which gets one event for each call."""
 _TEXT = "Write to ada@example.com about order {number}, with the key sk-{number:048d}. "
+
+
+class Clients(NamedTuple):
+    """The clients of the threads."""
+
+    openai: openai.OpenAI
+    http: httpx2.Client
+
+
+class AsyncClients(NamedTuple):
+    """The clients of the tasks."""
+
+    openai: openai.AsyncOpenAI
+    http: httpx2.AsyncClient
 
 
 class Load:
@@ -89,34 +107,43 @@ class Load:
         with self._lock:  # In a free-threaded Python, `next` is not atomic.
             return next(self._numbers, None)
 
-    def work(self, worker: int, client: openai.OpenAI) -> None:
+    def work(self, worker: int, clients: Clients) -> None:
         """Make calls in a thread."""
         for number in self.numbers():
             self.wait_for_receiver()
             request = _request(number)
-            with contextlib.suppress(openai.APIError):
-                reply: Any = client.chat.completions.create(**request)
-                if "stream" in request:
-                    for _ in itertools.islice(reply, _chunks(number)):
+            if number % OPENAI_EVERY == 0:
+                with contextlib.suppress(openai.APIError):
+                    reply: Any = clients.openai.chat.completions.create(**request)
+                    if "stream" in request:
+                        for _ in itertools.islice(reply, _chunks(number)):
+                            pass
+                        del reply
+            elif "stream" in request:
+                with clients.http.stream("POST", CHAT, json=request) as response:
+                    for _ in itertools.islice(response.iter_lines(), _chunks(number)):
                         pass
-                    del reply
+            else:
+                clients.http.post(CHAT, json=request)
             self._count(worker, request)
 
-    async def work_async(self, worker: int, client: openai.AsyncOpenAI) -> None:
+    async def work_async(self, worker: int, clients: AsyncClients) -> None:
         """Make calls in a task."""
         for number in self.numbers():
             if self._is_ahead:
                 await asyncio.to_thread(self.wait_for_receiver)
             request = _request(number)
-            with contextlib.suppress(openai.APIError):
-                reply: Any = await client.chat.completions.create(**request)
-                if "stream" in request:
-                    left = _chunks(number)
-                    async for _ in reply:
-                        left -= 1
-                        if not left:
-                            break
-                    await reply.close()
+            if number % OPENAI_EVERY == 0:
+                with contextlib.suppress(openai.APIError):
+                    reply: Any = await clients.openai.chat.completions.create(**request)
+                    if "stream" in request:
+                        await _read(reply, _chunks(number))
+                        await reply.close()
+            elif "stream" in request:
+                async with clients.http.stream("POST", CHAT, json=request) as response:
+                    await _read(response.aiter_lines(), _chunks(number))
+            else:
+                await clients.http.post(CHAT, json=request)
             self._count(worker, request)
 
     def _count(self, worker: int, request: dict[str, Any]) -> None:
@@ -153,20 +180,33 @@ def _chunks(number: int) -> int:
     return 1 if number % ABANDON_EVERY == 0 else 1_000_000
 
 
+async def _read(pieces: AsyncIterable[object], at_most: int) -> None:
+    async for _ in pieces:
+        at_most -= 1
+        if not at_most:
+            break
+
+
 def _run(load: Load, url: str) -> None:
     """Make the calls, to the server at `url`, or without one if it is empty."""
-    options: dict[str, Any] = {"api_key": "none", "max_retries": 0}
-    options["base_url"] = f"{url or 'http://llm.test'}/v1"
+    root = url or "http://llm.test"
+    options: dict[str, Any] = {"api_key": "none", "max_retries": 0, "base_url": f"{root}/v1"}
     transport = None if url else InProcessTransport()
 
     async def tasks() -> None:
-        http_client = httpx2.AsyncClient(transport=transport) if transport else None
-        async with openai.AsyncOpenAI(**options, http_client=http_client) as client:
-            await asyncio.gather(*(load.work_async(THREADS + n, client) for n in range(TASKS)))
+        async with (
+            httpx2.AsyncClient(base_url=root, transport=transport) as http,
+            openai.AsyncOpenAI(**options, http_client=http if transport else None) as client,
+        ):
+            clients = AsyncClients(client, http)
+            await asyncio.gather(*(load.work_async(THREADS + n, clients) for n in range(TASKS)))
 
-    http_client = httpx2.Client(transport=transport) if transport else None
-    with openai.OpenAI(**options, http_client=http_client) as client:
-        workers = [threading.Thread(target=load.work, args=(n, client)) for n in range(THREADS)]
+    with (
+        httpx2.Client(base_url=root, transport=transport) as http,
+        openai.OpenAI(**options, http_client=http if transport else None) as client,
+    ):
+        clients = Clients(client, http)
+        workers = [threading.Thread(target=load.work, args=(n, clients)) for n in range(THREADS)]
         workers.append(threading.Thread(target=lambda: asyncio.run(tasks())))
         for worker in workers:
             worker.start()
@@ -183,6 +223,9 @@ def main() -> None:
     parser.add_argument("--calls", type=int, required=True)
     parser.add_argument("--prometheus-port", type=int, required=True)
     options = parser.parse_args()
+    if not options.url:
+        # No call waits for a socket, so threads would only take the interpreter lock from each other.
+        sys.setswitchinterval(0.1)
     llamatelemetry.init("soak")
     load = Load(time.monotonic() + options.seconds, options.calls)
     threading.Thread(target=load.read_received, daemon=True).start()

@@ -73,9 +73,13 @@ class Sink:
     def add(self, signal: str, message: Any) -> None:
         """Count the items of one request."""
         if signal == "metrics":
-            for metric in _items(message.resource_metrics, "scope_metrics", "metrics"):
-                if metric.name == "gen_ai.client.operation.duration":
-                    self.measured = sum(point.count for point in metric.histogram.data_points)
+            # Each plugin has this metric. A request has the sums of all calls so far.
+            self.measured = sum(
+                point.count
+                for metric in _items(message.resource_metrics, "scope_metrics", "metrics")
+                if metric.name == "gen_ai.client.operation.duration"
+                for point in metric.histogram.data_points
+            )
             return
         if signal == "traces":
             for span in _items(message.resource_spans, "scope_spans", "spans"):

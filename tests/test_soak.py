@@ -12,7 +12,7 @@ def test_soak_loses_no_call(in_process):
     result = run(seconds=60, calls=60, interval_s=0.5, in_process=in_process)
     assert result.losses() == []
     assert result.calls == 60
-    assert result.samples[-1]["streams"] == 6
+    assert result.samples[-1]["streams"] == 7
     assert result.samples[-1]["flushed"] is True
     # Three phases of each response with timings.
     assert set(result.sink.others) >= {"prefill", "decode"}

@@ -228,10 +228,23 @@ class TestFailures:
         server = manager(fault={"load_s": 600})
         stopper = threading.Timer(0.5, server.stop)
         stopper.start()
-        with pytest.raises(ServerManagerError):
+        with pytest.raises(ServerManagerError, match="stopped while it was starting"):
             server.start()
         stopper.join()
         assert processes_of(fake_program) == []
+
+    def test_restart_in_other_thread_replaces_a_start_that_runs(self, manager):
+        server = manager(fault={"load_s": 1.0})
+        restarter = threading.Thread(target=server.restart)
+
+        def restart_once(_: str) -> None:
+            if not restarter.ident:
+                restarter.start()
+
+        with pytest.raises(ServerManagerError, match="stopped while it was starting"):
+            server.start(on_progress=restart_once)
+        restarter.join()
+        assert server.is_healthy()
 
     def test_start_raises_when_server_is_stopped_before_its_process_runs(
         self, manager, fake_program

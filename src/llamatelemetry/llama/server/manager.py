@@ -41,6 +41,7 @@ _PROBE_TIMEOUT_S = 2.0
 _STOP_TIMEOUT_S = 10.0
 # Another program may take a free port between its choice and its use.
 _FREE_PORT_ATTEMPTS = 3
+_STOPPED = "the llama.cpp server was stopped while it was starting"
 
 
 class ServerManager:
@@ -106,9 +107,16 @@ class ServerManager:
             )
         except BaseException as error:
             # KeyboardInterrupt included: no process may be left behind.
-            span.fail(error)
-            self.stop()
-            raise
+            if self._stops == stops:
+                span.fail(error)
+                self.stop()
+                raise
+            # Another thread has ended the process, and may have started the server again.
+            stopped = ServerManagerError(_STOPPED)
+            span.fail(stopped)
+            if not isinstance(error, Exception):
+                raise
+            raise stopped from None
         span.finish(description)
         return self
 
@@ -188,7 +196,7 @@ class ServerManager:
             try:
                 self._start_on(self._choose_port(), stops, span, on_progress)
             except PortTakenError:
-                if self._config.port != 0 or not attempts_left:
+                if self._config.port != 0 or not attempts_left or self._stops != stops:
                     raise
                 # Forget the last launch, so that another port is chosen.
                 self._launch = None
@@ -212,23 +220,21 @@ class ServerManager:
     ) -> None:
         launch = prepare_launch(self._config, find_binary(self._binary), port)
         span.record_launch(launch)
-        self._launch = launch
         if not is_free(self._config.host, port):
-            raise self._port_taken_error()
+            raise self._port_taken_error(port)
         secrets = () if self._config.api_key is None else (self._config.api_key,)
-        self._log = ServerLog(secrets, self._log_path)
-        self._report = LoadReport()
-        self._log.on_line = self._report.parse_line
-        process = ServerProcess(launch.command, launch.environment, self._log)
+        log, report = ServerLog(secrets, self._log_path), LoadReport()
+        log.on_line = report.parse_line
+        process = ServerProcess(launch.command, launch.environment, log)
         with self._lock:
             is_stopped = self._stops != stops
             if not is_stopped:
-                self._process = process
+                self._process, self._launch, self._log, self._report = process, launch, log, report
         if is_stopped:  # By another thread, which had no process to end yet.
             process.end(0)
-            raise ServerManagerError("the llama.cpp server was stopped while it was starting")
+            raise ServerManagerError(_STOPPED)
         self._wait_until_ready(process, launch, on_progress)
-        self._log.on_line = None
+        log.on_line = None
         self._is_ready = True
         process.on_exit = lambda: self._log_crash(process)
         if process.has_ended:
@@ -277,12 +283,12 @@ class ServerManager:
         return None if process is None or process.has_ended else process.pid
 
     def _exit_error(self, process: ServerProcess) -> ServerManagerError:
-        if not is_free(self._config.host, self._current_launch().address.port):
-            return self._port_taken_error()
+        port = self._current_launch().address.port
+        if not is_free(self._config.host, port):
+            return self._port_taken_error(port)
         return self._crash_error(f"{process.describe_end()} before it was ready", process)
 
-    def _port_taken_error(self) -> PortTakenError:
-        port = self._current_launch().address.port
+    def _port_taken_error(self, port: int) -> PortTakenError:
         return PortTakenError(
             f"port {port} is taken: another program listens on {self._config.host}:{port}. "
             "ServerConfig(port=0) picks a free one",
