@@ -490,10 +490,10 @@ class TestFlush:
         self, receiver, finish, monkeypatch
     ):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "100")
-        # The last two run until `shutdown`, or as long as the process.
+        # The last three run until `shutdown`, or as long as the process.
         allowed = {
             *_threads_named("llamatelemetry-"),
-            *("llamatelemetry-finalizer", "llamatelemetry-signals"),
+            *("llamatelemetry-finalizer", "llamatelemetry-gpu", "llamatelemetry-signals"),
         }
         init(otlp_endpoint=receiver.url, enable_metrics=False)
         receiver.may_respond.clear()

@@ -79,7 +79,7 @@ def record_traffic(
         start_s = end_s = time.time()
         for number, streams in enumerate(STREAMS):
             with embedded_server(port=server_port, alias="smol", metrics=True, parallel=2):
-                wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=180)
+                wait_for(lambda wanted=streams: finished_streams(scraper) >= wanted, timeout_s=400)
                 time.sleep(SCRAPES_S)
                 if number:
                     wait_for(lambda: firing_alerts(scraper, start_s) >= HAPPENED, timeout_s=120)

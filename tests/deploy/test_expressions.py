@@ -18,7 +18,7 @@ from tests.deploy.prometheus import (
 )
 
 # The first test of each worker waits for the traffic.
-pytestmark = pytest.mark.timeout(720)
+pytestmark = pytest.mark.timeout(1200)
 
 # What the run of `traffic` cannot have, by the place of the expression.
 NO_DATA = {

@@ -57,9 +57,10 @@ with socket.socket() as free:
     address = free.getsockname()
 
 def ask():
-    while socket.socket().connect_ex(address):
-        pass
+    # The client exists before the server listens. It takes longer to create than a model to load.
     with LlamaCppClient(f"http://127.0.0.1:{address[1]}", load_wait_s=90) as client:
+        while socket.socket().connect_ex(address):
+            pass
         client.chat([{"role": "user", "content": "Hi"}], max_tokens=2)
 
 asking = threading.Thread(target=ask)
