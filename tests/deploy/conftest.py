@@ -98,7 +98,7 @@ def finished_streams(scraper: Prometheus) -> float:
 
 
 def firing_alerts(scraper: Prometheus, start_s: float, end_s: float | None = None) -> set[str]:
-    """Return the alerts that were firing between two Unix times, of which `None` is now."""
+    """Return the names of the alerts that fired between two Unix times, or until now."""
     firing = scraper.during('ALERTS{alertstate="firing"}', start_s, end_s or time.time())
     return {each["metric"]["alertname"] for each in firing}
 
