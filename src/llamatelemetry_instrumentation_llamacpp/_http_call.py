@@ -40,6 +40,7 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import (
     parse_capture,
     parse_content,
 )
+from llamatelemetry_instrumentation_llamacpp._replaced_mapping import ReplacedMapping
 from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch, parse_request
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ _current: Final[ContextVar[HttpCall | None]] = ContextVar("llamatelemetry-http-c
 _LARGEST_REQUEST: Final = 16 * 1024 * 1024
 # The credentials of the application's request, which `GET /props` needs as well.
 _CREDENTIALS: Final = ("authorization", "x-api-key")
+_TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 
 class OutgoingRequest(NamedTuple):
@@ -136,8 +138,8 @@ class HttpCall:
         self._call: Call | None = None
         self._context: Context | None = None
         self._tokens: tuple[Token[Context] | None, Token[HttpCall | None]] | None = None
-        self._headers: Any = None
-        self._extensions: Any = None
+        self._headers: ReplacedMapping | None = None
+        self._extensions: ReplacedMapping | None = None
         self._is_parsed_outside = False
         self._started_ns = self._sent_ns = perf_counter_ns()
 
@@ -165,7 +167,8 @@ class HttpCall:
         headers = original.copy()
         self._instrumenter.propagation.inject(headers, self.client, self.request.url)
         if len(headers) != len(original):
-            self.request.headers, self._headers = headers, original
+            self.request.headers = headers
+            self._headers = ReplacedMapping(original, headers, _TRACE_HEADERS)
 
     def contains(self, adapter: HttpClientAdapter, inner: OutgoingRequest) -> bool:
         """Return whether another request is this one, sent again or by a lower library."""
@@ -188,8 +191,9 @@ class HttpCall:
         """Observe the request until its response is read; `_close` restores its extensions."""
         is_async = None if call.diagnostics is None else self.adapter.is_async(self.client)
         if call.diagnostics is not None and is_async is not None:
-            self._extensions = self.request.extensions
+            original = self.request.extensions
             call.diagnostics.attach(self.request, is_async=is_async)
+            self._extensions = ReplacedMapping(original, self.request.extensions, ("trace",))
 
     def on_resend(self) -> None:
         """Restart the clock: the time before a redirect is not queue time of the server."""
@@ -205,11 +209,11 @@ class HttpCall:
         try:
             if self._call is not None and token is not None:
                 self._call.deactivate(token)
-            if self._headers is not None:
-                self.request.headers = self._headers
-            if self._extensions is not None:
-                self.request.extensions = self._extensions
             _current.reset(current)
+            if self._headers is not None:
+                self.request.headers = self._headers.restore(self.request.headers)
+            if self._extensions is not None:
+                self.request.extensions = self._extensions.restore(self.request.extensions)
         except Exception as error:
             internal_errors.log_once("finishing a request over HTTP", error)
 
