@@ -1,12 +1,16 @@
-"""Clients of inference servers that no plugin knows: ollama and huggingface_hub."""
+"""Clients of inference servers: ollama and huggingface_hub, and openai without its plugin."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
+import httpx
+import openai
 import pytest
+from opentelemetry.trace import StatusCode
 
 from tests.support import payloads
 from tests.support.byte_server import chunked, plain, scripted
@@ -94,3 +98,24 @@ def test_inference_client_of_hugging_face_is_recorded(instrumented: Recorder) ->
     assert plain_call["gen_ai.request.max_tokens"] == 9
     assert "llamatelemetry.queue_duration" not in streamed
     assert streamed["gen_ai.usage.output_tokens"] == payloads.USAGE["completion_tokens"]
+
+
+def test_stream_that_openai_reads_past_its_end_mark_succeeds(instrumented: Recorder) -> None:
+    events = as_events(payloads.chat_chunks(timings=payloads.TIMINGS))
+
+    async def run(url: str) -> None:
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            stream = await client.chat.completions.create(
+                model="smol", messages=MESSAGES, stream=True
+            )
+            # Old versions raise that the connection is lost, new ones ignore it.
+            with contextlib.suppress(openai.APIConnectionError, httpx.RemoteProtocolError):
+                async for _ in stream:
+                    pass
+
+    answer = chunked([*events, b"data: [DONE]\n\n"], is_ended=False)
+    with scripted(answer) as server:
+        asyncio.run(run(f"{server.origin}/v1"))
+    span = instrumented.call()
+    assert span.status.status_code is StatusCode.UNSET
+    assert (span.attributes or {})["gen_ai.response.finish_reasons"] == ("stop",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import importlib
@@ -84,6 +85,21 @@ def test_interrupted_native_stream_has_counts_of_last_chunk(
     observer.on_close()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 4
     assert recorder.call().attributes["gen_ai.usage.input_tokens"] == 7
+
+
+@pytest.mark.parametrize("error", [ConnectionError("gone"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize("is_done", [True, False])
+def test_error_fails_stream_unless_its_end_mark_has_arrived(
+    start: Callable[..., Call], recorder: Recorder, *, error: BaseException, is_done: bool
+) -> None:
+    """The asynchronous client of openai reads on for a moment, and ignores how that ends."""
+    observer = chat_observer(start(stream=True))
+    for data in [*stream_events(), b"data: [DONE]\n\n"][: None if is_done else -1]:
+        observer.on_chunk(data)
+    observer.on_error(error)
+    span = recorder.call()
+    assert ("error.type" in span.attributes) is not is_done
+    assert span.attributes["gen_ai.usage.output_tokens"] == 5
 
 
 @pytest.mark.parametrize("text", ['"finish_reason": "stop"', '"usage": {"a": 1}', "timings"])

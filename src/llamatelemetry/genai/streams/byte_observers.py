@@ -84,6 +84,13 @@ class EventBytesObserver(StreamObserver):
         except Exception as error:
             internal_errors.log_once("reading the bytes of a stream", error)
 
+    def on_error(self, error: BaseException) -> None:
+        """Fail the call, unless the end mark has arrived: clients read on, and ignore errors there."""
+        if self._reader.is_done:
+            self.on_end()
+        else:
+            super().on_error(error)
+
     def replay(self, passed: bytes, first_ns: int | None) -> None:
         """Process the last bytes that arrived before the call was started.
 

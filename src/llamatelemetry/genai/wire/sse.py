@@ -19,9 +19,12 @@ class EventReader:
     OpenAI-compatible servers send a whole object on one `data:` line; it is returned at the end of that
     line. Several data lines are joined at the next empty line, as the standard requires. Anything else is
     skipped: comments, `[DONE]`, and lines that are too long.
+
+    Attributes:
+        is_done: Whether `[DONE]` has arrived.
     """
 
-    __slots__ = ("_after_cr", "_data", "_data_size", "_rest", "_rest_size", "_started")
+    __slots__ = ("_after_cr", "_data", "_data_size", "_rest", "_rest_size", "_started", "is_done")
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []  # of an incomplete line
@@ -30,6 +33,7 @@ class EventReader:
         self._data_size = 0
         self._after_cr = False
         self._started = False
+        self.is_done = False
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """Add bytes and return the objects that are now complete."""
@@ -84,7 +88,9 @@ class EventReader:
             data = line[5:].strip()
             if not self._data and data.startswith(b"{") and data.endswith(b"}"):
                 found.append(data)
-            elif data != b"[DONE]":
+            elif data == b"[DONE]":
+                self.is_done = True
+            else:
                 self._data_size += len(data)
                 if self._data_size <= _LONGEST_LINE:
                     self._data.append(data)
