@@ -181,7 +181,9 @@ def parse_capture(
         return Response()  # A bare array of vectors has no other fields.
     body = capture.parse(route.bulk, is_bulk_wanted=route.is_bulk_wanted)
     if status >= 400:
-        return _parse_error(status, body)
+        # A server may send the error as the only event of a stream.
+        first_event = next(iter(EventReader().feed(capture.body())), None)
+        return _parse_error(status, first_event if body is None else body)
     return Response() if body is None else route.parse_response(body, request)
 
 

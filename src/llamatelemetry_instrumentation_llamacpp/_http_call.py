@@ -378,7 +378,7 @@ class HttpCall:
         encoding = "" if self.adapter.observes_decoded else http.encoding
         observer = (
             self._event_observer(call, encoding)
-            if is_stream
+            if is_stream and http.status < 300
             else self._body_observer(call, http.status, encoding)
         )
         self.adapter.observe_body(http.response, observer, http.encoding)

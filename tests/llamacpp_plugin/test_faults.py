@@ -75,6 +75,17 @@ FAULTS: dict[str, Fault] = {
         None,
         fails=True,
     ),
+    "error-event": Fault(
+        [
+            head("503 Busy", "Content-Type: text/event-stream"),
+            b'data: {"error": {"code": 503}}\n\n',
+        ],
+        None,
+        fails=True,
+    ),
+    "error-empty-stream": Fault(
+        [head("503 Busy", "Content-Type: text/event-stream")], None, fails=True
+    ),
     "error-html": Fault(plain(b"<html>", status="500 Oops"), None, fails=True),
 }
 
