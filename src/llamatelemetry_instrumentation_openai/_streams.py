@@ -107,7 +107,7 @@ class CloseHook:
         self._response = response
         self._on_close = on_close
         self._is_async = is_async
-        self._name = "aclose" if is_async else "close"
+        self._name = close_name(is_async=is_async)
         # An exception that was being handled before the stream existed does not end the stream.
         self._ambient = sys.exception()
 
@@ -130,6 +130,11 @@ class CloseHook:
     def remove(self) -> None:
         """Restore the original method."""
         self._response.__dict__.pop(self._name, None)
+
+
+def close_name(*, is_async: bool) -> str:
+    """Return the name of the method that closes an HTTP response."""
+    return "aclose" if is_async else "close"
 
 
 def _cause(ambient: BaseException | None) -> BaseException | None:
@@ -206,8 +211,8 @@ class RawResponseObserver:
         self._parsed_source: Any = None
         self._bytes_name = "aiter_bytes" if is_async else "iter_bytes"
         self._original_bytes: Callable[..., Any] = getattr(http, self._bytes_name)
-        self._close_hook = CloseHook(http, self._on_close, is_async=is_async)
-        self._close_hook.install()
+        # The hook is not kept: it refers to this object, which would be a reference cycle.
+        CloseHook(http, self._on_close, is_async=is_async).install()
         http.__dict__[self._bytes_name] = self._iter_bytes
         if self._is_stream and hasattr(raw, "parse"):
             self._replace_parse(raw.parse)
@@ -218,8 +223,8 @@ class RawResponseObserver:
             observer.on_abandon()
 
     def _remove(self) -> None:
-        self._close_hook.remove()
-        self._http.__dict__.pop(self._bytes_name, None)
+        for name in (close_name(is_async=self._is_async), self._bytes_name):
+            self._http.__dict__.pop(name, None)
         self._raw.__dict__.pop("parse", None)
 
     def _on_close(self, error: BaseException | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -54,8 +55,11 @@ class StreamObserver:
         )
         self._last_ns = 0
         self._error: ErrorInfo | None = None
+        # Not a method of this object, which would make it part of a reference cycle.
         self._intervals = (
-            ChunkIntervals(call.record_chunk_intervals, self._interval_attributes)
+            ChunkIntervals(
+                call.record_chunk_intervals, partial(_interval_attributes, call, self._accumulator)
+            )
             if measures_chunks(call.request)
             else None
         )
@@ -119,9 +123,6 @@ class StreamObserver:
         """Whether the stream's call has ended."""
         return self._call.ended
 
-    def _interval_attributes(self) -> Attributes:
-        return self._call.chunk_attributes(model_name(self._accumulator.model))
-
     def _response(self) -> Response:
         try:
             if self._intervals is not None:
@@ -144,6 +145,10 @@ class StreamObserver:
                 on_end()
             except Exception as error:
                 internal_errors.log_once("cleaning up after a stream", error)
+
+
+def _interval_attributes(call: Call, accumulator: Accumulator) -> Attributes:
+    return call.chunk_attributes(model_name(accumulator.model))
 
 
 class Observer(Protocol):
