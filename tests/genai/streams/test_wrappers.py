@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -58,3 +60,40 @@ def test_wrapper_is_its_own_iterator(start):
     assert iter(wrapper) is wrapper
     async_wrapper = AsyncStreamWrapper(empty_stream(), StreamObserver(start(stream=True)))
     assert aiter(async_wrapper) is async_wrapper
+
+
+def test_call_goes_on_when_second_thread_cannot_read(start, recorder):
+    started, go_on = threading.Event(), threading.Event()
+
+    def source() -> Iterator[Any]:
+        started.set()
+        assert go_on.wait(30)
+        yield {"choices": [], "usage": {"completion_tokens": 3}}
+
+    wrapper = StreamWrapper(source(), StreamObserver(start(stream=True)))
+    reader = threading.Thread(target=list, args=(wrapper,))
+    reader.start()
+    assert started.wait(30)
+    with pytest.raises(ValueError, match="already executing"):
+        next(wrapper)
+    assert recorder.calls() == []
+    go_on.set()
+    reader.join()
+    span = recorder.call()
+    assert "error.type" not in span.attributes
+    assert span.attributes["gen_ai.usage.output_tokens"] == 3
+
+
+async def test_call_goes_on_when_second_task_cannot_read(start, recorder):
+    async def source() -> AsyncIterator[Any]:
+        await asyncio.sleep(0)
+        yield {"choices": [], "usage": {"completion_tokens": 3}}
+
+    wrapper = AsyncStreamWrapper(source(), StreamObserver(start(stream=True)))
+    first, second = await asyncio.gather(anext(wrapper), anext(wrapper), return_exceptions=True)
+    assert first["usage"]
+    assert isinstance(second, RuntimeError)
+    assert [chunk async for chunk in wrapper] == []
+    span = recorder.call()
+    assert "error.type" not in span.attributes
+    assert span.attributes["gen_ai.usage.output_tokens"] == 3

@@ -170,6 +170,13 @@ class Observer(Protocol):
         """Handle a stream that was dropped without being closed. Runs in a finalizer."""
 
 
+def _is_running(source: Any) -> bool:
+    """Return whether another thread or task is reading. Its stream goes on if this reader fails."""
+    return getattr(source, "gi_running", None) is True or (
+        getattr(source, "ag_running", None) is True
+    )
+
+
 class StreamWrapper:
     """Iterator that passes on each chunk and reports it to an observer."""
 
@@ -190,7 +197,8 @@ class StreamWrapper:
             self._observer.on_end()
             raise
         except BaseException as error:
-            self._observer.on_error(error)
+            if not _is_running(self._source):
+                self._observer.on_error(error)
             raise
         self._observer.on_chunk(chunk)
         return chunk
@@ -230,7 +238,8 @@ class AsyncStreamWrapper:
             self._observer.on_abandon()
             raise
         except BaseException as error:
-            self._observer.on_error(error)
+            if not _is_running(self._source):
+                self._observer.on_error(error)
             raise
         self._observer.on_chunk(chunk)
         return chunk
