@@ -37,6 +37,15 @@ def test_invalid_value_is_replaced_and_named_in_one_sentence(name, value, used):
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100"},
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"},
         ),
+        # A file with Windows line ends leaves "\r" behind each value.
+        (
+            {"OTEL_METRICS_EXEMPLAR_FILTER": "always_on\r"},
+            {"OTEL_METRICS_EXEMPLAR_FILTER": "always_on"},
+        ),
+        ({"OTEL_TRACES_SAMPLER": "always_off\r"}, {"OTEL_TRACES_SAMPLER": "always_off"}),
+        ({"OTEL_EXPORTER_OTLP_INSECURE": " true "}, {"OTEL_EXPORTER_OTLP_INSECURE": "true"}),
+        ({"OTEL_CONFIG_FILE": " "}, {"OTEL_CONFIG_FILE": ""}),
+        ({"OTHER": " text "}, {"OTHER": " text "}),
         ({"OTEL_PROPAGATORS": "none"}, {"OTEL_PROPAGATORS": "none"}),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"},

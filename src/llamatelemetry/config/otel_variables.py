@@ -192,7 +192,12 @@ _READ_ON_IMPORT: Final = (
 
 def corrections(environ: Environ) -> dict[str, Correction]:
     """Return what to use instead of the values that the SDK would not accept, by variable."""
-    found: dict[str, Correction] = {}
+    # The SDK takes some values as they are, such as the "\r" of a file with Windows line ends.
+    found = {
+        name: Correction(text.strip())
+        for name, text in environ.items()
+        if name.startswith("OTEL_") and text != text.strip()
+    }
     for name, create in _PARSERS.items():
         text = environ.get(name)
         if text is None:

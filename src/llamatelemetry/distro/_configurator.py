@@ -92,7 +92,7 @@ class LlamaTelemetryConfigurator:
             return
         set_log_level(config)
         config = config.replace(span_processors=processors)
-        path = os.environ.get(OTEL_CONFIG_FILE)
+        path = os.environ.get(OTEL_CONFIG_FILE, "").strip()
         if path:
             self._configure_from_file(path, config)
         else:
