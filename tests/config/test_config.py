@@ -266,7 +266,10 @@ class TestFile:
         environ = config_file(tmp_path, otlp_headers=["swordfish"])
         effective_config(environ=environ)
         assert "swordfish" not in caplog.text
-        assert "otlp_headers must be key=value pairs, comma-separated, got ***" in caplog.text
+        assert (
+            "otlp_headers must be HTTP headers as key=value pairs, comma-separated, got ***"
+            in caplog.text
+        )
 
     @pytest.mark.parametrize("text", ["", "distribution: {", "file_format: '1.0'\ndistribution: x"])
     def test_unreadable_file_is_ignored_without_warning(self, text, tmp_path, caplog):
@@ -405,6 +408,10 @@ def test_invalid_value_in_code_raises_value_error(variable, text, name):
         ("redact_patterns", [re.compile(b"x")]),
         ("otlp_headers", {"a": 1}),
         ("otlp_headers", ["a=b"]),
+        ("otlp_headers", {"my key": "a"}),
+        ("otlp_headers", {"näme": "a"}),
+        ("otlp_headers", {"authorization": "Bearer\nsecret"}),
+        ("otlp_headers", {"price": "1 €"}),
         ("export_path", 3),
         ("span_processors", [object()]),
         ("span_processors", FIRST),

@@ -199,14 +199,19 @@ def _header_pairs(value: object) -> Iterable[tuple[object, object]]:
     return [(unquote(key), unquote(text.strip()) if sep else None) for key, sep, text in pairs]
 
 
+# With any other character, each export fails, or the receiver closes the connection.
+_HEADER_NAME = r"[a-z0-9!#$%&'*+.^_`|~-]+"
+_HEADER_VALUE = r"[\t\x20-\x7e\x80-\xff]*"
+
+
 def _parse_headers(value: object) -> dict[str, str]:
     headers: dict[str, str] = {}
     for key, text in _header_pairs(value):
         # gRPC metadata must be lower-case. HTTP header names ignore case.
-        name = _parse_text(key).lower()
-        if not name or not isinstance(text, str):
+        name, content = _parse_text(key).lower(), _parse_text(text)
+        if not re.fullmatch(_HEADER_NAME, name) or not re.fullmatch(_HEADER_VALUE, content):
             raise ValueError
-        headers[name] = text.strip()
+        headers[name] = content
     return headers
 
 
@@ -239,7 +244,7 @@ PATTERNS = ValueParser(
     "comma-separated names of built-in patterns, one regular expression, or a JSON array of both",
     _parse_patterns,
 )
-HEADERS = ValueParser("key=value pairs, comma-separated", _parse_headers)
+HEADERS = ValueParser("HTTP headers as key=value pairs, comma-separated", _parse_headers)
 EXPORTER = ValueParser(
     "one or more of otlp, console, console-json, file, prometheus (comma-separated), or none",
     _parse_exporter,

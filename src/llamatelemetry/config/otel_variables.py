@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from llamatelemetry.config._option import USES_DEFAULT, Option
 from llamatelemetry.config._parsers import (
+    HEADERS,
     SAMPLING_RULES,
     SIGNALS,
     URL,
@@ -140,7 +141,7 @@ _PARSERS: Final[Mapping[str, Callable[[], ValueParser]]] = {
     **dict.fromkeys((*_per_signal("CERTIFICATE"), *_per_signal("CLIENT_KEY")), lambda: _FILE),
     **dict.fromkeys(_per_signal("CLIENT_CERTIFICATE"), lambda: _FILE),
     **dict.fromkeys(_per_signal("COMPRESSION"), lambda: choice("none", "gzip", "deflate")),
-    **dict.fromkeys(_HEADERS, lambda: _PAIRS),
+    **dict.fromkeys(_HEADERS, lambda: HEADERS),
     "OTEL_RESOURCE_ATTRIBUTES": lambda: _PAIRS,
     "OTEL_METRIC_EXPORT_INTERVAL": lambda: _COUNT,
     "OTEL_METRIC_EXPORT_TIMEOUT": lambda: number(1),
