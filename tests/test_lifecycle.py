@@ -468,6 +468,13 @@ class TestFlush:
         assert flush()
         assert shutdown()
 
+    def test_flush_and_shutdown_wait_without_time_limit(self, receiver):
+        init(otlp_endpoint=receiver.url)
+        record("one")
+        assert flush(float("inf"))
+        assert receiver.spans() == ["one"]
+        assert shutdown(float("inf"))
+
     @pytest.mark.parametrize("status", [400, 503])
     def test_flush_returns_false_when_collector_rejects(self, receiver, status):
         init(otlp_endpoint=receiver.url, enable_metrics=False)
