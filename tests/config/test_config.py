@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -420,6 +421,12 @@ def test_invalid_value_in_code_raises_value_error(variable, text, name):
 def test_value_of_wrong_type_in_code_raises_value_error(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
         effective_config(environ={}, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["export_interval_ms", "gpu_interval_ms"])
+def test_interval_is_no_longer_than_a_thread_can_wait(name):
+    longest_ms = getattr(effective_config(environ={}, **{name: sys.maxsize}), name)
+    assert longest_ms / 1000 == threading.TIMEOUT_MAX
 
 
 def test_unknown_option_raises_type_error_with_suggestion():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from llamatelemetry.config.otel_variables import corrections, without_invalid_values
 from tests.support.invalid_variables import INVALID
+
+LONGEST_MS = f"{threading.TIMEOUT_MAX * 1000:.0f}"
 
 
 @pytest.mark.parametrize(("name", "value", "used"), INVALID)
@@ -36,6 +41,12 @@ def test_invalid_value_is_replaced_and_named_in_one_sentence(name, value, used):
         (
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100"},
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"},
+        ),
+        # A thread that waits for longer would end, and nothing would be exported.
+        ({"OTEL_BSP_SCHEDULE_DELAY": str(sys.maxsize)}, {"OTEL_BSP_SCHEDULE_DELAY": LONGEST_MS}),
+        (
+            {"OTEL_METRIC_EXPORT_INTERVAL": str(sys.maxsize)},
+            {"OTEL_METRIC_EXPORT_INTERVAL": LONGEST_MS},
         ),
         # A file with Windows line ends leaves "\r" behind each value.
         (

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, cast
 from urllib.parse import unquote, urlsplit
@@ -65,6 +66,8 @@ BOOLEAN_WORDS: Mapping[str, bool] = {
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
 
+_LONGEST_MS = int(threading.TIMEOUT_MAX) * 1000
+
 BOOLEAN = one_of(BOOLEAN_WORDS, "true or false (also 1/0, yes/no, on/off)")
 
 
@@ -80,6 +83,19 @@ def integer(minimum: int) -> ValueParser:
         return number
 
     return ValueParser(f"integer >= {minimum}", parse)
+
+
+def milliseconds(minimum: int) -> ValueParser:
+    """Return a parser of integers with a minimum, for intervals.
+
+    A thread cannot wait for centuries. An interval that stands for "never" is cut to the maximum.
+    """
+    accepts, parse_integer = integer(minimum)
+
+    def parse(value: object) -> int:
+        return min(cast("int", parse_integer(value)), _LONGEST_MS)
+
+    return ValueParser(accepts, parse)
 
 
 def number(minimum: float, maximum: float = math.inf) -> ValueParser:
