@@ -42,6 +42,15 @@ def test_invalid_value_is_replaced_and_named_in_one_sentence(name, value, used):
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100"},
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"},
         ),
+        # With more, `start_span` would raise, or the set-up would fail.
+        (
+            {"OTEL_SPAN_EVENT_COUNT_LIMIT": str(2**64 - 1)},
+            {"OTEL_SPAN_EVENT_COUNT_LIMIT": str(sys.maxsize)},
+        ),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": str(2**64 - 1)},
+            {"OTEL_BSP_MAX_QUEUE_SIZE": str(sys.maxsize)},
+        ),
         # A thread that waits for longer would end, and nothing would be exported.
         ({"OTEL_BSP_SCHEDULE_DELAY": str(sys.maxsize)}, {"OTEL_BSP_SCHEDULE_DELAY": LONGEST_MS}),
         (

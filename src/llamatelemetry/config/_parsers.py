@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, cast
@@ -72,7 +73,11 @@ BOOLEAN = one_of(BOOLEAN_WORDS, "true or false (also 1/0, yes/no, on/off)")
 
 
 def integer(minimum: int) -> ValueParser:
-    """Return a parser of integers with a minimum."""
+    """Return a parser of integers with a minimum.
+
+    The SDK raises for a limit that is no size of a list, in the application, too. An integer that
+    stands for "unlimited" is cut to the maximum.
+    """
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -80,7 +85,7 @@ def integer(minimum: int) -> ValueParser:
         number = int(value)
         if number < minimum:
             raise ValueError
-        return number
+        return min(number, sys.maxsize)
 
     return ValueParser(f"integer >= {minimum}", parse)
 
