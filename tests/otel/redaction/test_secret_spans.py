@@ -75,6 +75,13 @@ def test_secrets_processor_redacts_secret_parameter_of_url(name):
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["oauth.access_token", "oauth.accessToken", "app.Client-Secret", "secretKey", "apiKey"]
+)
+def test_secrets_processor_redacts_name_in_any_spelling(name):
+    assert dict(redacted({name: "abc"}).attributes) == {name: GONE}
+
+
 def test_secrets_processor_redacts_secret_headers_of_any_vendor():
     header = "http.request.header"
     secret = ("x-goog-api-key", "x-vault-token", "xi-api-key", "x-amz-security-token", "x_auth")
