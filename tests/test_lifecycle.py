@@ -389,6 +389,30 @@ class TestSecondInit:
         assert logging.getLogger("llamatelemetry").level == logging.DEBUG
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
+    def test_second_init_changes_every_option_of_calls(self, receiver, caplog):
+        changed = {
+            "phase_spans": False,
+            "engine_latency_names": True,
+            "capture_content": "span_only",
+            "content_max_chars": 10,
+            "strict_operation_names": False,
+            "metric_names": "latest",
+            "provider_name": "mine",
+            "propagate": "on",
+            "propagate_hosts": ("api.example",),
+            "response_headers": ("x-request-id",),
+            "stream_usage": True,
+            "diagnostics": True,
+            "prompt_sections": False,
+            "llamacpp_allow": ("http://a:1",),
+            "llamacpp_deny": ("http://b:1",),
+            "llamacpp_props": True,
+        }
+        init(otlp_endpoint=receiver.url)
+        in_force = init(**changed)
+        assert {name: getattr(in_force, name) for name in changed} == changed
+        assert [each.message for each in caplog.records if "Ignored" in each.message] == []
+
     def test_second_init_prepends_new_span_processors(self, receiver):
         init(otlp_endpoint=receiver.url, span_processors=[Last("c"), Last("d")])
         trace.get_tracer_provider().add_span_processor(Last("e"))
@@ -467,6 +491,13 @@ class TestFlush:
     def test_flush_and_shutdown_return_true_without_setup(self):
         assert flush()
         assert shutdown()
+
+    def test_flush_and_shutdown_wait_without_time_limit(self, receiver):
+        init(otlp_endpoint=receiver.url)
+        record("one")
+        assert flush(float("inf"))
+        assert receiver.spans() == ["one"]
+        assert shutdown(float("inf"))
 
     @pytest.mark.parametrize("status", [400, 503])
     def test_flush_returns_false_when_collector_rejects(self, receiver, status):

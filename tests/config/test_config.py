@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -266,7 +267,10 @@ class TestFile:
         environ = config_file(tmp_path, otlp_headers=["swordfish"])
         effective_config(environ=environ)
         assert "swordfish" not in caplog.text
-        assert "otlp_headers must be key=value pairs, comma-separated, got ***" in caplog.text
+        assert (
+            "otlp_headers must be HTTP headers as key=value pairs, comma-separated, got ***"
+            in caplog.text
+        )
 
     @pytest.mark.parametrize("text", ["", "distribution: {", "file_format: '1.0'\ndistribution: x"])
     def test_unreadable_file_is_ignored_without_warning(self, text, tmp_path, caplog):
@@ -405,6 +409,10 @@ def test_invalid_value_in_code_raises_value_error(variable, text, name):
         ("redact_patterns", [re.compile(b"x")]),
         ("otlp_headers", {"a": 1}),
         ("otlp_headers", ["a=b"]),
+        ("otlp_headers", {"my key": "a"}),
+        ("otlp_headers", {"näme": "a"}),
+        ("otlp_headers", {"authorization": "Bearer\nsecret"}),
+        ("otlp_headers", {"price": "1 €"}),
         ("export_path", 3),
         ("span_processors", [object()]),
         ("span_processors", FIRST),
@@ -413,6 +421,12 @@ def test_invalid_value_in_code_raises_value_error(variable, text, name):
 def test_value_of_wrong_type_in_code_raises_value_error(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be .*, got "):
         effective_config(environ={}, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["export_interval_ms", "gpu_interval_ms"])
+def test_interval_is_no_longer_than_a_thread_can_wait(name):
+    longest_ms = getattr(effective_config(environ={}, **{name: sys.maxsize}), name)
+    assert longest_ms / 1000 == threading.TIMEOUT_MAX
 
 
 def test_unknown_option_raises_type_error_with_suggestion():

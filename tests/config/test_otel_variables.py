@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from llamatelemetry.config.otel_variables import corrections, without_invalid_values
 from tests.support.invalid_variables import INVALID
+
+LONGEST_MS = f"{threading.TIMEOUT_MAX * 1000:.0f}"
 
 
 @pytest.mark.parametrize(("name", "value", "used"), INVALID)
@@ -37,6 +42,30 @@ def test_invalid_value_is_replaced_and_named_in_one_sentence(name, value, used):
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100"},
             {"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100"},
         ),
+        # With more, `start_span` would raise, or the set-up would fail.
+        (
+            {"OTEL_SPAN_EVENT_COUNT_LIMIT": str(2**64 - 1)},
+            {"OTEL_SPAN_EVENT_COUNT_LIMIT": str(sys.maxsize)},
+        ),
+        (
+            {"OTEL_BSP_MAX_QUEUE_SIZE": str(2**64 - 1)},
+            {"OTEL_BSP_MAX_QUEUE_SIZE": str(sys.maxsize)},
+        ),
+        # A thread that waits for longer would end, and nothing would be exported.
+        ({"OTEL_BSP_SCHEDULE_DELAY": str(sys.maxsize)}, {"OTEL_BSP_SCHEDULE_DELAY": LONGEST_MS}),
+        (
+            {"OTEL_METRIC_EXPORT_INTERVAL": str(sys.maxsize)},
+            {"OTEL_METRIC_EXPORT_INTERVAL": LONGEST_MS},
+        ),
+        # A file with Windows line ends leaves "\r" behind each value.
+        (
+            {"OTEL_METRICS_EXEMPLAR_FILTER": "always_on\r"},
+            {"OTEL_METRICS_EXEMPLAR_FILTER": "always_on"},
+        ),
+        ({"OTEL_TRACES_SAMPLER": "always_off\r"}, {"OTEL_TRACES_SAMPLER": "always_off"}),
+        ({"OTEL_EXPORTER_OTLP_INSECURE": " true "}, {"OTEL_EXPORTER_OTLP_INSECURE": "true"}),
+        ({"OTEL_CONFIG_FILE": " "}, {"OTEL_CONFIG_FILE": ""}),
+        ({"OTHER": " text "}, {"OTHER": " text "}),
         ({"OTEL_PROPAGATORS": "none"}, {"OTEL_PROPAGATORS": "none"}),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"},

@@ -465,6 +465,12 @@ LOGGING = """
             ["own: a detail", "own: a warning"],
         ),
         ({"LLAMATELEMETRY_LOG_LEVEL": "ERROR"}, "", "", []),
+        (
+            {},
+            "",
+            "llamatelemetry.init(exporter='none', log_level='DEBUG'); llamatelemetry.shutdown()",
+            ["a warning"],
+        ),
     ],
 )
 def test_explicit_log_level_prints_records_without_handler_of_application(

@@ -32,6 +32,7 @@ def test_every_signal_uses_http_exporter_by_default():
         ("https://collector/otlp", HTTP, "https://collector/otlp/v1/traces"),
         ("collector:4318", HTTP, "http://collector:4318/v1/traces"),
         ("https://collector", HTTP, "https://collector/v1/traces"),
+        ("https://collector/in?key=a/", HTTP, "https://collector/in/v1/traces?key=a/"),
     ],
 )
 @pytest.mark.parametrize("by", ["argument", "LLAMATELEMETRY_OTLP_ENDPOINT", "OTEL"])

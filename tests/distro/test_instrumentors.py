@@ -253,6 +253,15 @@ class TestLoading:
         (warning,) = caplog.records
         assert warning.message.startswith("Ignored capture_content: ")
 
+    @pytest.mark.parametrize("name", ["propagate_hosts", "response_headers", "stream_usage"])
+    def test_warning_names_each_ignored_option_of_calls(self, folder, caplog, name):
+        make_instrumentor(folder, "a", "llamatelemetry_a", "throwaway_a")
+        importlib.import_module("throwaway_a").Instrumentor().instrument()
+        instrumentors.prepare(effective_config(environ={}, **{name: "true"}))
+        load("llamatelemetry_a")
+        (warning,) = caplog.records
+        assert warning.message.startswith(f"Ignored {name}: ")
+
     def test_uninstrument_all_continues_when_one_fails(self, folder, caplog):
         make_instrumentor(folder, "a", "good", "throwaway_good")
         make_instrumentor(folder, "b", "bad", "throwaway_bad")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor
+from opentelemetry.sdk._logs import (
+    ConcurrentMultiLogRecordProcessor,
+    LoggerProvider,
+    LogRecordProcessor,
+)
 from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, SpanProcessor, TracerProvider
 
 from llamatelemetry.otel.processor_chains import prepend_processors, remove_processors
@@ -44,10 +50,24 @@ def logger_provider() -> LoggerProvider:
     return LoggerProvider(shutdown_on_exit=False)
 
 
-@pytest.mark.parametrize("create", [tracer_provider, concurrent_tracer_provider, logger_provider])
+def concurrent_logger_provider() -> LoggerProvider:
+    return LoggerProvider(
+        shutdown_on_exit=False, multi_log_record_processor=ConcurrentMultiLogRecordProcessor(2)
+    )
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        tracer_provider,
+        concurrent_tracer_provider,
+        logger_provider,
+        concurrent_logger_provider,
+    ],
+)
 def test_prepended_processors_run_first_until_removed(create):
     provider, order = create(), []
-    is_logs = create is logger_provider
+    is_logs = create in (logger_provider, concurrent_logger_provider)
     kind = Logs if is_logs else Spans
 
     def record() -> list[str]:
@@ -65,6 +85,28 @@ def test_prepended_processors_run_first_until_removed(create):
     assert record() == ["first", "second", "present"]
     remove_processors(provider, [first, second, kind("unknown", order)])
     assert record() == ["present"]
+    provider.shutdown()
+
+
+def test_prepended_log_processor_ends_before_concurrent_ones_start():
+    order: list[str] = []
+    exported = threading.Event()
+
+    class Redacting(Logs):
+        def on_emit(self, log_record) -> None:
+            exported.wait(0.5)  # an exporter that runs at the same time is quicker
+            super().on_emit(log_record)
+
+    class Exporting(Logs):
+        def on_emit(self, log_record) -> None:
+            super().on_emit(log_record)
+            exported.set()
+
+    provider = concurrent_logger_provider()
+    provider.add_log_record_processor(Exporting("exporter", order))
+    prepend_processors(provider, [Redacting("redaction", order)])
+    provider.get_logger("t").emit(body="x")
+    assert order == ["redaction", "exporter"]
     provider.shutdown()
 
 

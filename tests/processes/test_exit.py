@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -135,3 +136,32 @@ def test_slow_receiver_gets_everything():
     assert "Lost" not in done.stderr
     assert sorted(received.spans()) == ["span 0", "span 1", "span 2"]
     assert "count" in received.metrics()
+
+
+ENDED_READER = """
+import llamatelemetry
+from opentelemetry import _logs, metrics, trace
+
+llamatelemetry.init("exits")
+trace.get_tracer("test").start_span("span").end()
+metrics.get_meter("test").create_counter("count").add(1)
+_logs.get_logger("test").emit(body="record")
+assert not llamatelemetry.flush()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="writing to it is another error there")
+@pytest.mark.parametrize("exporter", ["console", "console-json"])
+def test_console_exporters_are_quiet_when_reader_of_output_has_ended(exporter):
+    # As with `program | head`.
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", ENDED_READER],
+            env={**os.environ, "LLAMATELEMETRY_EXPORTER": exporter},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=100,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -32,6 +32,9 @@ INVALID = [
             ("HEADERS", "junk"),
         )
     ),
+    # No request can have these headers.
+    ("OTEL_EXPORTER_OTLP_HEADERS", "price=1%20%E2%82%AC,team=llm", "team=llm"),
+    ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "my key=secret", None),
     ("OTEL_METRIC_EXPORT_INTERVAL", "0", None),
     ("OTEL_METRIC_EXPORT_INTERVAL", "abc", None),
     ("OTEL_METRIC_EXPORT_TIMEOUT", "-1", None),

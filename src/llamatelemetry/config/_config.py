@@ -25,6 +25,7 @@ from llamatelemetry.config._parsers import (
     exporter_from_otel,
     integer,
     metric_names_from_otel,
+    milliseconds,
     number,
     one_of,
     parse_list,
@@ -132,7 +133,7 @@ class LlamaTelemetryConfig:
         doc="Directory of the file exporter: OTLP JSON lines, one file per signal and process",
     )
     export_interval_ms: int | None = option(
-        integer(1),
+        milliseconds(1),
         None,
         "OTEL_METRIC_EXPORT_INTERVAL",
         default_text="SDK default",
@@ -146,7 +147,7 @@ class LlamaTelemetryConfig:
         doc="Spans with GPU attributes: all, only GenAI spans, or none",
     )
     gpu_interval_ms: int = option(
-        integer(10),
+        milliseconds(10),
         "GPU_INTERVAL_MS",
         default=1000,
         doc="Interval between GPU readings while no local call is in flight, in milliseconds",

@@ -10,6 +10,8 @@ import json
 import math
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, cast
 from urllib.parse import unquote, urlsplit
@@ -65,11 +67,17 @@ BOOLEAN_WORDS: Mapping[str, bool] = {
     **dict.fromkeys(("false", "0", "no", "off"), False),
 }
 
+_LONGEST_MS = int(threading.TIMEOUT_MAX) * 1000
+
 BOOLEAN = one_of(BOOLEAN_WORDS, "true or false (also 1/0, yes/no, on/off)")
 
 
 def integer(minimum: int) -> ValueParser:
-    """Return a parser of integers with a minimum."""
+    """Return a parser of integers with a minimum.
+
+    The SDK raises for a limit that is no size of a list, in the application, too. An integer that
+    stands for "unlimited" is cut to the maximum.
+    """
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -77,9 +85,22 @@ def integer(minimum: int) -> ValueParser:
         number = int(value)
         if number < minimum:
             raise ValueError
-        return number
+        return min(number, sys.maxsize)
 
     return ValueParser(f"integer >= {minimum}", parse)
+
+
+def milliseconds(minimum: int) -> ValueParser:
+    """Return a parser of integers with a minimum, for intervals.
+
+    A thread cannot wait for centuries. An interval that stands for "never" is cut to the maximum.
+    """
+    accepts, parse_integer = integer(minimum)
+
+    def parse(value: object) -> int:
+        return min(cast("int", parse_integer(value)), _LONGEST_MS)
+
+    return ValueParser(accepts, parse)
 
 
 def number(minimum: float, maximum: float = math.inf) -> ValueParser:
@@ -199,14 +220,19 @@ def _header_pairs(value: object) -> Iterable[tuple[object, object]]:
     return [(unquote(key), unquote(text.strip()) if sep else None) for key, sep, text in pairs]
 
 
+# With any other character, each export fails, or the receiver closes the connection.
+_HEADER_NAME = r"[a-z0-9!#$%&'*+.^_`|~-]+"
+_HEADER_VALUE = r"[\t\x20-\x7e\x80-\xff]*"
+
+
 def _parse_headers(value: object) -> dict[str, str]:
     headers: dict[str, str] = {}
     for key, text in _header_pairs(value):
         # gRPC metadata must be lower-case. HTTP header names ignore case.
-        name = _parse_text(key).lower()
-        if not name or not isinstance(text, str):
+        name, content = _parse_text(key).lower(), _parse_text(text)
+        if not re.fullmatch(_HEADER_NAME, name) or not re.fullmatch(_HEADER_VALUE, content):
             raise ValueError
-        headers[name] = text.strip()
+        headers[name] = content
     return headers
 
 
@@ -239,7 +265,7 @@ PATTERNS = ValueParser(
     "comma-separated names of built-in patterns, one regular expression, or a JSON array of both",
     _parse_patterns,
 )
-HEADERS = ValueParser("key=value pairs, comma-separated", _parse_headers)
+HEADERS = ValueParser("HTTP headers as key=value pairs, comma-separated", _parse_headers)
 EXPORTER = ValueParser(
     "one or more of otlp, console, console-json, file, prometheus (comma-separated), or none",
     _parse_exporter,

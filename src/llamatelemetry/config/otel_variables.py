@@ -18,12 +18,14 @@ from typing import Final, NamedTuple
 
 from llamatelemetry.config._option import USES_DEFAULT, Option
 from llamatelemetry.config._parsers import (
+    HEADERS,
     SAMPLING_RULES,
     SIGNALS,
     URL,
     ValueParser,
     choice,
     integer,
+    milliseconds,
     number,
     parse_list,
 )
@@ -84,6 +86,7 @@ def _parse_file(value: object) -> str:
 
 _FILE: Final = ValueParser("a readable file", _parse_file)
 _COUNT: Final = integer(1)
+_INTERVAL: Final = milliseconds(1)
 _LIMIT: Final = integer(0)
 _SECONDS: Final = number(0.001)
 _PER_SIGNAL: Final = ("", *(f"{signal.upper()}_" for signal in SIGNALS))
@@ -132,17 +135,19 @@ _PARSERS: Final[Mapping[str, Callable[[], ValueParser]]] = {
     **{
         f"OTEL_{processor}_{name}": lambda: _COUNT
         for processor in ("BSP", "BLRP")
-        for name in ("SCHEDULE_DELAY", "EXPORT_TIMEOUT", "MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE")
+        for name in ("EXPORT_TIMEOUT", "MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE")
     },
+    "OTEL_BSP_SCHEDULE_DELAY": lambda: _INTERVAL,
+    "OTEL_BLRP_SCHEDULE_DELAY": lambda: _INTERVAL,
     **dict.fromkeys(_LIMITS, lambda: _LIMIT),
     **dict.fromkeys(_per_signal("TIMEOUT"), lambda: _SECONDS),
     **dict.fromkeys(_per_signal("ENDPOINT"), lambda: URL),
     **dict.fromkeys((*_per_signal("CERTIFICATE"), *_per_signal("CLIENT_KEY")), lambda: _FILE),
     **dict.fromkeys(_per_signal("CLIENT_CERTIFICATE"), lambda: _FILE),
     **dict.fromkeys(_per_signal("COMPRESSION"), lambda: choice("none", "gzip", "deflate")),
-    **dict.fromkeys(_HEADERS, lambda: _PAIRS),
+    **dict.fromkeys(_HEADERS, lambda: HEADERS),
     "OTEL_RESOURCE_ATTRIBUTES": lambda: _PAIRS,
-    "OTEL_METRIC_EXPORT_INTERVAL": lambda: _COUNT,
+    "OTEL_METRIC_EXPORT_INTERVAL": lambda: _INTERVAL,
     "OTEL_METRIC_EXPORT_TIMEOUT": lambda: number(1),
     "OTEL_METRICS_EXEMPLAR_FILTER": lambda: choice("trace_based", "always_on", "always_off"),
     "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": lambda: choice(
@@ -192,7 +197,12 @@ _READ_ON_IMPORT: Final = (
 
 def corrections(environ: Environ) -> dict[str, Correction]:
     """Return what to use instead of the values that the SDK would not accept, by variable."""
-    found: dict[str, Correction] = {}
+    # The SDK takes some values as they are, such as the "\r" of a file with Windows line ends.
+    found = {
+        name: Correction(text.strip())
+        for name, text in environ.items()
+        if name.startswith("OTEL_") and text != text.strip()
+    }
     for name, create in _PARSERS.items():
         text = environ.get(name)
         if text is None:
@@ -217,6 +227,8 @@ def _correction(name: str, text: str, create: Callable[[], ValueParser]) -> Corr
         used = USES_DEFAULT if valid is None or is_secret else f"Using {valid}"
         problem = Option(parser, "", secret=is_secret).invalid_value_message(name, text)
         return Correction(valid, f"{problem}. {used}")
+    if isinstance(parsed, int):
+        parsed = str(parsed)
     return Correction(parsed) if isinstance(parsed, str) and parsed != text else None
 
 

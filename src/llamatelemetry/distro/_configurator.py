@@ -92,7 +92,7 @@ class LlamaTelemetryConfigurator:
             return
         set_log_level(config)
         config = config.replace(span_processors=processors)
-        path = os.environ.get(OTEL_CONFIG_FILE)
+        path = os.environ.get(OTEL_CONFIG_FILE, "").strip()
         if path:
             self._configure_from_file(path, config)
         else:
@@ -130,11 +130,15 @@ def set_log_level(config: LlamaTelemetryConfig) -> None:
     logger = logging.getLogger("llamatelemetry")
     given = config.option_value("log_level")
     is_explicit = given is not None and given.origin != "default"
-    # The default does not override a level that the application set.
-    if logger.level == logging.NOTSET or is_explicit:
+    # The default does not override a level that the application set, but one of an earlier set-up.
+    if is_explicit or logger.level in {logging.NOTSET, _StderrHandler.applied_level}:
         logger.setLevel(config.log_level)
-    if is_explicit and not any(isinstance(each, _StderrHandler) for each in logger.handlers):
+        _StderrHandler.applied_level = logger.level
+    found = [each for each in logger.handlers if isinstance(each, _StderrHandler)]
+    if is_explicit and not found:
         logger.addHandler(_StderrHandler())
+    for each in () if is_explicit else found:
+        logger.removeHandler(each)
 
 
 class _StderrHandler(logging.Handler):
@@ -143,6 +147,9 @@ class _StderrHandler(logging.Handler):
     `logging` prints records below WARNING only through a handler, so a lower level would have no
     effect in a program without one.
     """
+
+    applied_level = logging.NOTSET
+    """The level that an option has set."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -142,7 +142,10 @@ def _for_exporter(endpoint: str, protocol: str, signal: str) -> str:
     if "://" not in endpoint:
         # Without a scheme, `requests` rejects it at each export.
         endpoint = f"http://{endpoint}"
-    return f"{endpoint.rstrip('/')}/v1/{signal}" if signal else endpoint
+    if not signal:
+        return endpoint
+    parts = urlsplit(endpoint)  # the query of a receiver, such as a key, comes behind the path
+    return parts._replace(path=f"{parts.path.rstrip('/')}/v1/{signal}").geturl()
 
 
 def _signal_of(endpoint: str | None) -> str | None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs import ConcurrentMultiLogRecordProcessor, LoggerProvider
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from llamatelemetry.otel._sdk_private import (
@@ -16,6 +16,8 @@ from llamatelemetry.otel._sdk_private import (
 )
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk._logs import LogRecordProcessor, ReadWriteLogRecord
+
     from llamatelemetry.otel.sampling.tail_sampler import TailSampler
 
 _logger = logging.getLogger("llamatelemetry.otel")
@@ -29,7 +31,10 @@ def prepend_processors(provider: Any, processors: Sequence[Any]) -> None:
     """
     chain = _chain(provider)
     if chain is not None:
-        chain.change(lambda present: (*processors, *present))
+        if isinstance(chain.sdk_chain, ConcurrentMultiLogRecordProcessor):
+            _emit_first(chain.sdk_chain, processors)
+        else:
+            chain.change(lambda present: (*processors, *present))
         return
     names = ", ".join(type(each).__name__ for each in processors)
     if hasattr(provider, "add_span_processor"):
@@ -60,9 +65,27 @@ def prepend_processors(provider: Any, processors: Sequence[Any]) -> None:
 def remove_processors(provider: Any, processors: Sequence[Any]) -> None:
     """Remove processors from the provider. Ignore those that it does not have."""
     chain = _chain(provider)
-    if chain is not None:
+    if chain is not None and isinstance(chain.sdk_chain, ConcurrentMultiLogRecordProcessor):
+        if processors:
+            vars(chain.sdk_chain).pop("on_emit", None)
+    elif chain is not None:
         removed = {id(each) for each in processors}
         chain.change(lambda present: tuple(each for each in present if id(each) not in removed))
+
+
+def _emit_first(sdk_chain: Any, processors: Sequence[LogRecordProcessor]) -> None:
+    """Let log record processors end before those start that the SDK runs at the same time.
+
+    Spans do not need this: the SDK informs all processors of an ending span before any exports it.
+    """
+    emit = sdk_chain.on_emit
+
+    def on_emit(log_record: ReadWriteLogRecord) -> None:
+        for each in processors:
+            each.on_emit(log_record)
+        emit(log_record)
+
+    sdk_chain.on_emit = on_emit
 
 
 def install_tail_sampler(

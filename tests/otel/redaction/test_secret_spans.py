@@ -7,7 +7,7 @@ import requests
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import Link, SpanContext, StatusCode
 
 from llamatelemetry.otel.redaction import fail_closed
 from llamatelemetry.otel.redaction.redactor import Redaction
@@ -75,6 +75,13 @@ def test_secrets_processor_redacts_secret_parameter_of_url(name):
     }
 
 
+@pytest.mark.parametrize(
+    "name", ["oauth.access_token", "oauth.accessToken", "app.Client-Secret", "secretKey", "apiKey"]
+)
+def test_secrets_processor_redacts_name_in_any_spelling(name):
+    assert dict(redacted({name: "abc"}).attributes) == {name: GONE}
+
+
 def test_secrets_processor_redacts_secret_headers_of_any_vendor():
     header = "http.request.header"
     secret = ("x-goog-api-key", "x-vault-token", "xi-api-key", "x-amz-security-token", "x_auth")
@@ -107,6 +114,22 @@ def test_secrets_processor_keeps_events_without_secrets():
     [found] = exporter.get_finished_spans()
     assert dict(found.events[0].attributes) == {"note": "https://host/?key=abc", "n": 1}
     assert found.status.description == "invalid value"
+
+
+def test_secrets_processor_redacts_links():
+    exporter, tracer = exporter_and_tracer()
+    context = SpanContext(1, 2, is_remote=True)
+    secret = {"authorization": "Bearer abc", "url.full": "https://host/?key=abc", "queue": "jobs"}
+    harmless = Link(context, {"queue": "jobs"})
+    tracer.start_span("work", links=[Link(context, secret), harmless]).end()
+    [redacted_link, kept] = exporter.get_finished_spans()[0].links
+    assert redacted_link.context == context
+    assert dict(redacted_link.attributes) == {
+        "authorization": GONE,
+        "url.full": f"https://host/?key={GONE}",
+        "queue": "jobs",
+    }
+    assert dict(kept.attributes) == {"queue": "jobs"}
 
 
 def test_secrets_processor_keeps_content_and_booleans():

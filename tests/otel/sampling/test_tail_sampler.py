@@ -448,6 +448,17 @@ class TestBounds:
         fail(leaked[0])  # the trace was forgotten, so the span is decided on its own
         assert sampled.names == ["leaked"]
 
+    def test_later_spans_of_kept_trace_are_kept_when_buffer_is_full(self):
+        sampled = Sampled(max_bytes=20_000)
+        kept, other = sampled.start("kept"), sampled.start("other")
+        fail(sampled.start("failed", kept))
+        for _ in range(20):
+            sampled.start("child", other).end()
+        sampled.start("later", kept).end()
+        kept.end()
+        assert sampled.names == ["failed", "later", "kept"]
+        assert _counts.traces == {"kept": 1}
+
     def test_ratio_applies_to_evicted_spans(self):
         sampled = Sampled(Policy(errors=True, rate=1.0), max_bytes=10_000)
         root = sampled.start("root")

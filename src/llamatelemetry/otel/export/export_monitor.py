@@ -169,18 +169,24 @@ class _MonitoredExporter:
             if not self._is_own_process():
                 # The parent sends this itself. Here it would have the identity of both processes.
                 return None
-            succeeded = False
+            succeeded, lost = False, _count(args)
             try:
                 result = export(*args, **kwargs)
                 # Each signal has an enum of its own, with this member name in common. An exporter
                 # that returns nothing has not reported a failure.
                 succeeded = getattr(result, "name", "SUCCESS") == "SUCCESS"
                 return result
+            except BrokenPipeError:
+                # The SDK's console exporters write to `out`. Its reader has ended, as `head` does.
+                if not hasattr(self.exporter, "out"):
+                    raise
+                lost = 0
+                return None
             finally:
                 self.is_retrying = False
                 self.succeeded = succeeded
                 if not succeeded:
-                    self._on_failure(self._signal, _count(args))
+                    self._on_failure(self._signal, lost)
 
         return noting
 

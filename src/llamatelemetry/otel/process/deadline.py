@@ -17,7 +17,8 @@ class Deadline:
     """A point in time, read as the time that remains."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._end = time.monotonic() + timeout_s
+        # Waiting for longer, or without end, raises.
+        self._end = time.monotonic() + min(timeout_s, threading.TIMEOUT_MAX)
 
     @property
     def remaining_s(self) -> float:

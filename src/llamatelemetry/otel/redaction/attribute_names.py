@@ -107,8 +107,10 @@ LABELS: Final = frozenset(
 _NAME: Final = "name"
 _LABEL: Final = re.compile(r"[\w./:+-]{0,128}")
 
+# Without separators: `access_token`, `access-token` and `accessToken` are one name.
 _SECRET_NAMES: Final = frozenset(
-    {
+    name.replace("_", "")
+    for name in (
         *("authorization", "proxy_authorization", "www_authenticate", "cookie", "set_cookie"),
         *("x_api_key", "api_key", "apikey", "x_goog_api_key", "x_auth_token", "auth_token"),
         *("ocp_apim_subscription_key", "x_amz_security_token", "x_functions_key"),
@@ -116,7 +118,7 @@ _SECRET_NAMES: Final = frozenset(
         *("client_secret", "secret", "secret_key", "private_key", "secret_access_key"),
         *("aws_secret_access_key", "aws_session_token", "password", "passwd", "hash_key"),
         *("hf_token", "private_token", "passphrase", "jwt"),
-    }
+    )
 )
 # A header whose name ends like a secret parameter of a URL.
 _SECRET_HEADER: Final = (
@@ -203,7 +205,7 @@ class NameClassifier:
         last = name.rpartition(".")[2]
         if (
             name in _HEADER_MAPS
-            or last.lower().replace("-", "_") in _SECRET_NAMES
+            or last.lower().replace("-", "").replace("_", "") in _SECRET_NAMES
             or (name.startswith(("http.", "rpc.")) and _secret_header().fullmatch(f"{name}="))
         ):
             return AttributeKind.SECRET

@@ -15,7 +15,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import Link, SpanContext
 from opentelemetry.trace.status import Status
 
 from llamatelemetry._limits import REJECTS, Limit
@@ -52,9 +52,9 @@ class SecretsSpanProcessor(SpanProcessor):
 
     def _redact(self, span: ReadableSpan) -> None:
         try:
-            names, events = span.attributes, span.events
+            names = span.attributes
             has_names = names and not self._harmless_names.issuperset(names)
-            if has_names or events or span.status.description:
+            if has_names or span.events or span.links or span.status.description:
                 self._redact_parts(span, self._start())
         except Exception as error:
             drop_parts(span, _drop_secrets)
@@ -86,12 +86,19 @@ class SecretsSpanProcessor(SpanProcessor):
         events = [self._event(each, redaction) for each in span.events]
         if any(event is not given for event, given in zip(events, span.events, strict=True)):
             parts["events"] = bounded_list(events, span.dropped_events)
+        links = [self._link(each, redaction) for each in span.links]
+        if any(link is not given for link, given in zip(links, span.links, strict=True)):
+            parts["links"] = bounded_list(links, span.dropped_links)
         if parts:
             replace_span_parts(span, **parts)
 
     def _event(self, event: Event, redaction: Redaction) -> Event:
         kept = self._without_secrets(event.attributes, redaction)
         return event if kept is None else Event(event.name, kept, event.timestamp)
+
+    def _link(self, link: Link, redaction: Redaction) -> Link:
+        kept = self._without_secrets(link.attributes, redaction)
+        return link if kept is None else Link(link.context, kept)
 
     def _without_secrets(
         self, given: Mapping[str, Any] | None, redaction: Redaction

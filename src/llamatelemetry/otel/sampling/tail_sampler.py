@@ -212,12 +212,17 @@ class TailSampler(SpanProcessor):
             outbox.add(trace.take(), trace.decision)
         if trace.open > 0:
             return
-        self._bytes -= trace.bytes + _TRACE_BYTES
+        self._bytes -= trace.bytes
         if trace.had_root:
             _counts.traces[DROPPED if trace.decision is None else KEPT] += 1
         _counts.spans[DROPPED] += len(trace.take())
+        self._forget(trace_id, trace)
+
+    def _forget(self, trace_id: int, trace: _Trace) -> None:
+        """Remove a trace without buffered spans. If it was kept, its later spans are kept, too."""
         # A finalizer may have ended the last span of the trace within this critical section.
         self._traces.pop(trace_id, None)
+        self._bytes -= _TRACE_BYTES
         if trace.decision is not None:
             self._recently_kept[trace_id] = trace.decision
             _KEPT_TRACES.trim(self._recently_kept)
@@ -231,8 +236,7 @@ class TailSampler(SpanProcessor):
                 # Its later spans may still match a rule.
                 self._traces.move_to_end(trace_id)
             else:
-                del self._traces[trace_id]
-                self._bytes -= _TRACE_BYTES
+                self._forget(trace_id, trace)
 
     def _decide_early(self, trace: _Trace, outbox: _Outbox, otherwise: str) -> None:
         """Decide a trace that has open spans; `otherwise` counts the spans that are not kept."""
