@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
+from llamatelemetry.local.otlp import parse_request, records_of
 from llamatelemetry.local.recording import (
     MetricTotal,
     latest_run,
@@ -108,6 +110,44 @@ class TestReadSpans:
         with path.open("a", encoding="utf-8") as file:
             file.write(path.read_text(encoding="utf-8")[:50])
         assert [span.name for span in read_spans([path])] == ["whole"]
+
+    def test_read_spans_skips_a_line_that_a_full_disk_has_cut(self, spans: Spans):
+        spans.tracer.start_span("whole").end()
+        path = spans.write()
+        line = path.read_text(encoding="utf-8")
+        path.write_text(f"{line[:50]}\n{line}{line[:50]}\n", encoding="utf-8")
+        assert [span.name for span in read_spans([path])] == ["whole"]
+
+    def test_read_spans_needs_no_line_break_at_the_end(self, spans: Spans):
+        spans.tracer.start_span("whole").end()
+        path = spans.write()
+        path.write_text(path.read_text(encoding="utf-8").rstrip("\n"), encoding="utf-8")
+        assert [span.name for span in read_spans([path])] == ["whole"]
+
+
+SPAN = {"traceId": "5b8efff798038103d269b633813fc60c", "spanId": "eee19b7ec3c1b174", "name": "work"}
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        {"traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "EEE19B7EC3C1B174"},
+        {"parentSpanId": "EEE19B7EC3C1B173"},
+        {"links": [{"traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "EEE19B7EC3C1B173"}]},
+        {"startTimeUnixNano": 1, "endTimeUnixNano": "2"},
+        {"kind": "SPAN_KIND_CLIENT", "status": {"code": "STATUS_CODE_ERROR"}},
+        {"attributes": [{"key": "no value"}, {"key": "null", "value": None}]},
+        {"attributes": [{"key": "empty", "value": {}}, {"key": "n", "value": {"intValue": 5}}]},
+        {"attributes": None, "events": None, "links": None, "status": None, "kind": None},
+        {"events": [{"name": "no time"}], "unknown": {"field": 1}},
+    ],
+)
+def test_file_and_receiver_read_the_same_from_unusual_json(tmp_path: Path, span: dict[str, Any]):
+    request = {"resourceSpans": [{"scopeSpans": [{"spans": [{**SPAN, **span}]}]}]}
+    path = tmp_path / "traces-1.jsonl"
+    path.write_text(f"{json.dumps(request)}\n", encoding="utf-8")
+    received = parse_request("traces", json.dumps(request).encode(), is_json=True)
+    assert list(read_recorded(path).spans) == list(records_of("traces", received))
 
 
 class TestReadMetricTotals:
