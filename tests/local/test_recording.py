@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from llamatelemetry.local.recording import (
 )
 from llamatelemetry.local.records import Event, SpanRecord
 from llamatelemetry.local.store import Store
-from tests.support.example_records import numbered
+from tests.support.example_records import START_NS, numbered, sample_recording
 from tests.support.recorded_calls import recorded_chat
 
 
@@ -186,6 +187,19 @@ class TestReadMetricTotals:
         assert totals == [MetricTotal("calls", "", {}, None, 6.0)]
         assert totals[0].mean is None
 
+    def test_read_metric_totals_leaves_out_earlier_processes(self, tmp_path: Path):
+        path = tmp_path / "metrics-1.jsonl"
+        began_ns: list[int] = []
+        for _ in range(2):
+            began_ns.append(time.time_ns())
+            reader = InMemoryMetricReader()
+            provider = MeterProvider([reader], shutdown_on_exit=False)
+            provider.get_meter("test").create_counter("calls").add(2)
+            append(path, encode_metrics(reader.get_metrics_data()))
+            provider.shutdown()
+        totals = [read_metric_totals([path], since_ns=each)[0].total for each in began_ns]
+        assert totals == [4.0, 2.0]
+
 
 ENGINE = {
     "gen_ai.prefill_ms": 40.5,
@@ -269,6 +283,13 @@ class TestFolders:
         assert {span.name for span in found.spans} == {"from lines", "span 1"}
         assert [run.command for run in found.runs] == [("python", "app.py")]
         assert found.sources == ["run.db", "traces-1.jsonl"]
+
+    def test_records_from_before_a_time_can_be_left_out(self):
+        whole = sample_recording()
+        assert whole.since(START_NS) == whole
+        found = whole.since(START_NS + 4_000_000)
+        assert [int(span.span_id, 16) for span in found.spans] == [4, 5, 6, 7]
+        assert (len(found.points), found.logs) == (8, [])
 
     def test_latest_run_is_the_database_that_changed_last(self, tmp_path: Path):
         for number, name in enumerate(("b.db", "a.db")):

@@ -57,6 +57,15 @@ class Recording:
             [*self.runs, *other.runs],
         )
 
+    def since(self, time_ns: int) -> Recording:
+        """Return a recording without the records from before a time."""
+        return replace(
+            self,
+            spans=[span for span in self.spans if span.start_ns >= time_ns],
+            points=[point for point in self.points if point.time_ns >= time_ns],
+            logs=[log for log in self.logs if log.time_ns >= time_ns],
+        )
+
 
 def read_recorded(path: Path | str) -> Recording:
     """Read a database of `llamatelemetry run`, a file of OTLP JSON lines, or a directory of both.
@@ -250,16 +259,19 @@ class MetricTotal:
         return replace(self, count=count, total=self.total + other.total)
 
 
-def read_metric_totals(paths: Iterable[Path]) -> list[MetricTotal]:
+def read_metric_totals(paths: Iterable[Path], *, since_ns: int = 0) -> list[MetricTotal]:
     """Return the totals of the histograms and counters in files of OTLP JSON lines.
 
-    A cumulative data point repeats its start time and replaces the previous one. A delta data
-    point has a new start time and is added, as is a cumulative one after a restart.
+    Data points from before `since_ns` do not count. A cumulative data point repeats its start time
+    and replaces the previous one. A delta data point has a new start time and is added, as is a
+    cumulative one after a restart.
     """
     latest: dict[tuple[Path, str, str, int], MetricTotal] = {}
     for path in paths:
         for point in _read_lines([path]):
-            if isinstance(point, MetricPoint) and point.kind in {"histogram", "sum"}:
+            if not isinstance(point, MetricPoint) or point.time_ns < since_ns:
+                continue
+            if point.kind in {"histogram", "sum"}:
                 value = point.sum if point.kind == "histogram" else point.value
                 total = MetricTotal(
                     point.name, point.unit, point.attributes, point.count, float(value or 0)
