@@ -228,6 +228,15 @@ class StoreReader:
         """Close the database."""
         self._connection.close()
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[None]:
+        """Let all reads in the block see the same records, even if others are written meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
+
     def spans(self, *, after: int = 0) -> Iterator[SpanRecord]:
         """Yield spans in the order of arrival, from the row after number `after`."""
         return self._records("spans", after)

@@ -234,6 +234,30 @@ class TestLivePage:
             finally:
                 page.stop()
 
+    def test_page_gets_every_span_that_is_written_while_it_reads(self, tmp_path: Path) -> None:
+        def write() -> None:
+            for number in range(1000):
+                store.write([call(number + 1, trace=number + 1)])
+
+        with Store(tmp_path / "run.db") as store:
+            page = LivePage(tmp_path / "run.db")
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                path = "/" + page.url.split("/", 3)[3]
+                data = data_of(self.get(page.url, path)[1])
+                found, position, is_last = set(data["spans"]["id"]), data["next"], False
+                while not is_last:
+                    is_last = not writer.is_alive()
+                    more = json.loads(self.get(page.url, f"{path}data?after={position}")[1])
+                    found |= set(more["columns"]["spans"]["id"])
+                    position = more["next"]
+                assert len(found) == 1000
+                assert more["summary"]["rows"][0][2] == 1000  # calls
+            finally:
+                writer.join()
+                page.stop()
+
     def test_spans_of_one_call_that_arrive_at_different_times_stay_one_call(
         self, tmp_path: Path
     ) -> None:
