@@ -122,8 +122,11 @@ def _wait_for_engine_spans(path: Path) -> None:
 def _recorded(path: Path, run: Run | None) -> Recording:
     """Return the telemetry since the start of the run, with its end."""
     with StoreReader(path) as reader:
-        newest = reader.runs()[-1] if run else None
-        return Recording.of_store(reader, newest)
+        if run is not None:
+            # Another `run` may have added one to the same file meanwhile.
+            same = (each for each in reader.runs() if each.started_ns == run.started_ns)
+            run = next(same, run)
+        return Recording.of_store(reader, run)
 
 
 def _lost(store: Store, receiver: Receiver) -> Generator[str]:
