@@ -122,6 +122,14 @@ def test_run_rejects_output_file_that_is_not_a_database_before_running(tmp_path:
     assert (tmp_path / "text").read_text() == "mine" * 100
 
 
+def test_run_keeps_a_database_with_the_name_of_a_page(tmp_path: Path) -> None:
+    done = run("--output", "run.html", "--", "true", cwd=tmp_path)
+    assert done.returncode == 0
+    with StoreReader(tmp_path / "run.html") as reader:
+        assert [each.exit_status for each in reader.runs()] == [0]
+    assert "Report: run.html.html" in done.stderr
+
+
 def test_run_names_the_install_command_when_grpc_is_missing_before_running(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "from importlib.machinery import PathFinder\n"

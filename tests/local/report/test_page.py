@@ -20,7 +20,14 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.local.report import LivePage, Recording, read_recorded, render, write_report
+from llamatelemetry.local.report import (
+    LivePage,
+    Recording,
+    page_beside,
+    read_recorded,
+    render,
+    write_report,
+)
 from llamatelemetry.local.report.columns import columns
 from llamatelemetry.local.store import Store, StoreError
 from tests.support.example_records import (
@@ -191,6 +198,31 @@ def test_report_command_rejects_other_files(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("source", "page"),
+    [("source.jsonl", "source.html"), ("source.html", "source.html.html"), (".", "report.html")],
+)
+def test_page_is_written_beside_the_recording(tmp_path: Path, source: str, page: str) -> None:
+    for name in {"source.jsonl", source} - {"."}:
+        (tmp_path / name).write_bytes(SPAN_LINE)
+    assert page_beside(tmp_path / source) == tmp_path / page
+
+
+@pytest.mark.parametrize("source", [".", "source.jsonl"])
+def test_report_command_does_not_replace_the_recording(tmp_path: Path, source: str) -> None:
+    (tmp_path / "source.jsonl").write_bytes(SPAN_LINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "llamatelemetry.cli", "report", source, "--output", "source.jsonl"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: source.jsonl is a recording. Give the page another name\n"
+    assert (tmp_path / "source.jsonl").read_bytes() == SPAN_LINE
 
 
 def test_render_names_pip_command_when_jinja2_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
