@@ -362,6 +362,24 @@ def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path:
     assert (done.stdout, done.stderr.count("nothing is recorded")) == ("1\n", 0)
 
 
+@pytest.mark.parametrize(("more", "error"), [("", ""), ("raise ValueError('mine')", "mine")])
+def test_sitecustomize_of_the_user_runs_as_without_run(
+    tmp_path: Path, more: str, error: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "sitecustomize.py").write_text(f"import os\nname = 'mine'\n{more}\n")
+    show = "import sys; print(getattr(sys.modules.get('sitecustomize'), 'name', None))"
+    command = [sys.executable, "-c", f"{SPAN}\n{show}"]
+    environment = {"PYTHONPATH": str(tmp_path / "mine")}
+    plain = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    done = run("--", *command, cwd=tmp_path, **environment)
+    assert done.stdout == plain.stdout
+    assert (error in done.stderr) == (error in plain.stderr)
+    assert len(names_in(tmp_path)) == 1
+
+
 def test_command_starts_before_the_import_of_all_that_it_does_not_need(tmp_path: Path) -> None:
     # A command that cannot be started ends `run` before it imports more.
     done = subprocess.run(
