@@ -311,6 +311,22 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
     }
 
 
+@pytest.mark.parametrize("given", [None, "", ":", ":/mine", "/mine:", "/mine::/other"])
+def test_program_imports_from_the_same_directories_as_without_run(
+    tmp_path: Path, given: str | None
+) -> None:
+    program = tmp_path / "program" / "main.py"
+    program.parent.mkdir()
+    program.write_text("import sys; print([path for path in sys.path if 'startup' not in path])")
+    environ = {**os.environ, **({} if given is None else {"PYTHONPATH": given})}
+
+    def path_with(environment: dict[str, str]) -> str:
+        command = [sys.executable, str(program)]
+        return subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+
+    assert path_with(telemetry_environment(environ, "http://127.0.0.1:9")) == path_with(environ)
+
+
 @pytest.mark.parametrize(
     ("given", "upper", "lower"),
     [
