@@ -108,6 +108,20 @@ def test_run_passes_options_to_the_command(tmp_path: Path) -> None:
     assert done.stdout == "--port --help\n"
 
 
+def test_command_reads_open_files_of_the_shell_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("text of the shell\n")
+    show = "import os, sys; print(os.read(3, 99).decode(), os.path.lexists('/dev/fd/4'))"
+    command = [sys.executable, "-I", "-S", "-c", show]
+    opened = ["sh", "-c", '"$@" 3<given 4<&- 5<&-', "sh"]
+    plain, done = (
+        subprocess.run(
+            [*opened, *each, *command], cwd=tmp_path, capture_output=True, text=True, timeout=100
+        )
+        for each in ([], [*RUN, "--output", "run.db", "--"])
+    )
+    assert done.stdout == plain.stdout == "text of the shell\n False\n"
+
+
 def test_run_without_a_command_exits_with_2(tmp_path: Path) -> None:
     done = run(cwd=tmp_path)
     assert done.returncode == 2

@@ -184,6 +184,9 @@ class Command:
             self._process = subprocess.Popen(
                 arguments,
                 env=dict(environ),
+                # Those that a shell hands on, as for `<(...)`. The files of this process are not
+                # inheritable.
+                close_fds=False,
                 # Otherwise the command would inherit the blocked signals.
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self._mask),  # noqa: PLW1509
             )
