@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -153,6 +154,24 @@ class TestRun:
         assert "The program exited with status 1." in process.stdout
         assert "Expected 10 calls, recorded 0." in process.stdout
         assert process.stdout.splitlines()[-1] == "Next: run llamatelemetry doctor"
+
+    @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+    def test_demo_leaves_out_calls_of_an_earlier_demo_with_the_same_process_id(
+        self, tmp_path: Path
+    ):
+        attributes = [{"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}]
+        span = {"traceId": "1" * 32, "spanId": "1" * 16, "kind": 3, "attributes": attributes}
+        earlier = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+        command = [*DEMO, "--base-url", "http://127.0.0.1:9", "--output", str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as demo:
+            children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children")
+            while not (programs := children.read_text().split()):
+                time.sleep(0.01)
+            path = tmp_path / f"traces-{programs[0]}.jsonl"
+            path.write_text(f"{json.dumps(earlier)}\n", encoding="utf-8")
+            output = demo.communicate(timeout=100)[0]
+        assert f"OTLP JSON lines: {path}" in output
+        assert "Expected 10 calls, recorded 0." in output
 
     @pytest.mark.needs("xllamacpp")
     def test_demo_prints_server_log_when_server_does_not_start(self, tmp_path: Path):

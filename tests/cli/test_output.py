@@ -54,6 +54,16 @@ def test_command_prints_no_traceback_when_output_cannot_be_written(
     assert (done.returncode, done.stderr.splitlines()) == (status, printed)
 
 
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_paths_are_printed_whatever_the_width_of_the_terminal(tmp_path: Path, columns: str) -> None:
+    (tmp_path / "calls.jsonl").write_text(RECORDED)
+    command, environment = [*CLI, "report", "calls.jsonl"], {**os.environ, "COLUMNS": columns}
+    printed = subprocess.check_output(
+        command, cwd=tmp_path, env=environment, text=True, timeout=100
+    )
+    assert printed == "calls.html\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

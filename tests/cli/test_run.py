@@ -108,6 +108,20 @@ def test_run_passes_options_to_the_command(tmp_path: Path) -> None:
     assert done.stdout == "--port --help\n"
 
 
+def test_command_reads_open_files_of_the_shell_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("text of the shell\n")
+    show = "import os, sys; print(os.read(3, 99).decode(), os.path.lexists('/dev/fd/4'))"
+    command = [sys.executable, "-I", "-S", "-c", show]
+    opened = ["sh", "-c", '"$@" 3<given 4<&- 5<&-', "sh"]
+    plain, done = (
+        subprocess.run(
+            [*opened, *each, *command], cwd=tmp_path, capture_output=True, text=True, timeout=100
+        )
+        for each in ([], [*RUN, "--output", "run.db", "--"])
+    )
+    assert done.stdout == plain.stdout == "text of the shell\n False\n"
+
+
 def test_run_without_a_command_exits_with_2(tmp_path: Path) -> None:
     done = run(cwd=tmp_path)
     assert done.returncode == 2
@@ -120,6 +134,14 @@ def test_run_rejects_output_file_that_is_not_a_database_before_running(tmp_path:
     assert "is not an SQLite file" in done.stderr
     assert done.stdout == ""
     assert (tmp_path / "text").read_text() == "mine" * 100
+
+
+def test_run_keeps_a_database_with_the_name_of_a_page(tmp_path: Path) -> None:
+    done = run("--output", "run.html", "--", "true", cwd=tmp_path)
+    assert done.returncode == 0
+    with StoreReader(tmp_path / "run.html") as reader:
+        assert [each.exit_status for each in reader.runs()] == [0]
+    assert "Report: run.html.html" in done.stderr
 
 
 def test_run_names_the_install_command_when_grpc_is_missing_before_running(tmp_path: Path) -> None:
@@ -303,6 +325,22 @@ def test_telemetry_environment_overrides_export_settings_of_the_user() -> None:
     }
 
 
+@pytest.mark.parametrize("given", [None, "", ":", ":/mine", "/mine:", "/mine::/other"])
+def test_program_imports_from_the_same_directories_as_without_run(
+    tmp_path: Path, given: str | None
+) -> None:
+    program = tmp_path / "program" / "main.py"
+    program.parent.mkdir()
+    program.write_text("import sys; print([path for path in sys.path if 'startup' not in path])")
+    environ = {**os.environ, **({} if given is None else {"PYTHONPATH": given})}
+
+    def path_with(environment: dict[str, str]) -> str:
+        command = [sys.executable, str(program)]
+        return subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
+
+    assert path_with(telemetry_environment(environ, "http://127.0.0.1:9")) == path_with(environ)
+
+
 @pytest.mark.parametrize(
     ("given", "upper", "lower"),
     [
@@ -352,6 +390,24 @@ def test_run_says_in_one_line_that_another_interpreter_is_not_recorded(tmp_path:
     nested = f"import subprocess; subprocess.run([{str(other)!r}, '-c', 'print(1)'])"
     done = run("--no-report", "--", sys.executable, "-c", nested, cwd=tmp_path)
     assert (done.stdout, done.stderr.count("nothing is recorded")) == ("1\n", 0)
+
+
+@pytest.mark.parametrize(("more", "error"), [("", ""), ("raise ValueError('mine')", "mine")])
+def test_sitecustomize_of_the_user_runs_as_without_run(
+    tmp_path: Path, more: str, error: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "sitecustomize.py").write_text(f"import os\nname = 'mine'\n{more}\n")
+    show = "import sys; print(getattr(sys.modules.get('sitecustomize'), 'name', None))"
+    command = [sys.executable, "-c", f"{SPAN}\n{show}"]
+    environment = {"PYTHONPATH": str(tmp_path / "mine")}
+    plain = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    done = run("--", *command, cwd=tmp_path, **environment)
+    assert done.stdout == plain.stdout
+    assert (error in done.stderr) == (error in plain.stderr)
+    assert len(names_in(tmp_path)) == 1
 
 
 def test_command_starts_before_the_import_of_all_that_it_does_not_need(tmp_path: Path) -> None:

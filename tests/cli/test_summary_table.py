@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from llamatelemetry.cli._tables import print_summary
@@ -28,6 +29,14 @@ def test_summary_table_hides_unknown_columns_and_fits_width() -> None:
     assert "11 / 20" not in narrow
     assert "Model: m" in narrow
     assert all(len(line) <= 60 for line in narrow.splitlines())
+
+
+@pytest.mark.parametrize("width", [10, 40, 60])
+def test_summary_table_cuts_no_number_in_a_narrow_terminal(width: int) -> None:
+    phases = {"llamatelemetry.queue_duration": 0.0062, "gen_ai.prefill_ms": 1234.0}
+    summary = summarize([chat(number, **phases) for number in range(1, 22)])
+    line = next(each for each in printed(summary, width).splitlines() if each.startswith("chat"))
+    assert line.split() == ["chat", "21", "0", "210", "231", "6.2", "11", "2.0", "11", "500"]
 
 
 def test_summary_table_shows_prefill_and_decode_where_they_fit() -> None:

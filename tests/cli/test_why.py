@@ -100,6 +100,7 @@ def test_fail_on_exits_with_1_above_the_limit(recording: str, limit: str, status
         ("--fail-on", "decode:evicted>5%", "must name a cause among"),
         ("--slow", "fast", "must be a multiple such as 2x, or seconds such as 1.5"),
         ("--slow", "-1", "must be a multiple"),
+        ("--since", "9" * 400 + "d", "must be a period such as 10m"),
         ("--since", "yesterday", "must be a period such as 10m, or an ISO time"),
     ],
 )

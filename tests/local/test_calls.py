@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from llamatelemetry.local.calls import Quantiles, summarize
+from llamatelemetry.local.calls import Quantiles, calls_from_spans, summarize
 from llamatelemetry.local.records import MetricPoint
 from tests.support.recorded_calls import chat, span
 
@@ -21,6 +23,14 @@ def test_quantiles_interpolate_linearly_and_omit_p95_of_few_values() -> None:
     assert Quantiles.of([float(n) for n in range(19)]) == Quantiles(9.0, None)
     # numpy's default interpolation returns the same values.
     assert Quantiles.of([float(n) for n in range(1, 22)]) == Quantiles(11.0, 20.0)
+
+
+def test_duration_of_a_call_that_ends_before_its_start_is_unknown() -> None:
+    whole = chat(1)
+    without_end = replace(chat(2), start_ns=1, end_ns=0)
+    assert calls_from_spans([without_end])[0].duration_ms is None
+    [row] = summarize([whole, without_end]).rows
+    assert (row.calls, row.duration_ms) == (2, Quantiles(whole.duration_ms, None))
 
 
 def test_summarize_groups_calls_by_operation_and_model() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
@@ -19,6 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from llamatelemetry.local.calls import RecordedCall, calls_from_spans
+from llamatelemetry.local.otlp import parse_request, records_of
 from llamatelemetry.local.recording import (
     MetricTotal,
     latest_run,
@@ -28,7 +31,7 @@ from llamatelemetry.local.recording import (
 )
 from llamatelemetry.local.records import Event, SpanRecord
 from llamatelemetry.local.store import Store
-from tests.support.example_records import numbered
+from tests.support.example_records import START_NS, numbered, sample_recording
 from tests.support.recorded_calls import recorded_chat
 
 
@@ -109,6 +112,44 @@ class TestReadSpans:
             file.write(path.read_text(encoding="utf-8")[:50])
         assert [span.name for span in read_spans([path])] == ["whole"]
 
+    def test_read_spans_skips_a_line_that_a_full_disk_has_cut(self, spans: Spans):
+        spans.tracer.start_span("whole").end()
+        path = spans.write()
+        line = path.read_text(encoding="utf-8")
+        path.write_text(f"{line[:50]}\n{line}{line[:50]}\n", encoding="utf-8")
+        assert [span.name for span in read_spans([path])] == ["whole"]
+
+    def test_read_spans_needs_no_line_break_at_the_end(self, spans: Spans):
+        spans.tracer.start_span("whole").end()
+        path = spans.write()
+        path.write_text(path.read_text(encoding="utf-8").rstrip("\n"), encoding="utf-8")
+        assert [span.name for span in read_spans([path])] == ["whole"]
+
+
+SPAN = {"traceId": "5b8efff798038103d269b633813fc60c", "spanId": "eee19b7ec3c1b174", "name": "work"}
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        {"traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "EEE19B7EC3C1B174"},
+        {"parentSpanId": "EEE19B7EC3C1B173"},
+        {"links": [{"traceId": "5B8EFFF798038103D269B633813FC60C", "spanId": "EEE19B7EC3C1B173"}]},
+        {"startTimeUnixNano": 1, "endTimeUnixNano": "2"},
+        {"kind": "SPAN_KIND_CLIENT", "status": {"code": "STATUS_CODE_ERROR"}},
+        {"attributes": [{"key": "no value"}, {"key": "null", "value": None}]},
+        {"attributes": [{"key": "empty", "value": {}}, {"key": "n", "value": {"intValue": 5}}]},
+        {"attributes": None, "events": None, "links": None, "status": None, "kind": None},
+        {"events": [{"name": "no time"}], "unknown": {"field": 1}},
+    ],
+)
+def test_file_and_receiver_read_the_same_from_unusual_json(tmp_path: Path, span: dict[str, Any]):
+    request = {"resourceSpans": [{"scopeSpans": [{"spans": [{**SPAN, **span}]}]}]}
+    path = tmp_path / "traces-1.jsonl"
+    path.write_text(f"{json.dumps(request)}\n", encoding="utf-8")
+    received = parse_request("traces", json.dumps(request).encode(), is_json=True)
+    assert list(read_recorded(path).spans) == list(records_of("traces", received))
+
 
 class TestReadMetricTotals:
     @pytest.fixture(params=[AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
@@ -145,6 +186,19 @@ class TestReadMetricTotals:
         totals = read_metric_totals(paths)
         assert totals == [MetricTotal("calls", "", {}, None, 6.0)]
         assert totals[0].mean is None
+
+    def test_read_metric_totals_leaves_out_earlier_processes(self, tmp_path: Path):
+        path = tmp_path / "metrics-1.jsonl"
+        began_ns: list[int] = []
+        for _ in range(2):
+            began_ns.append(time.time_ns())
+            reader = InMemoryMetricReader()
+            provider = MeterProvider([reader], shutdown_on_exit=False)
+            provider.get_meter("test").create_counter("calls").add(2)
+            append(path, encode_metrics(reader.get_metrics_data()))
+            provider.shutdown()
+        totals = [read_metric_totals([path], since_ns=each)[0].total for each in began_ns]
+        assert totals == [4.0, 2.0]
 
 
 ENGINE = {
@@ -229,6 +283,13 @@ class TestFolders:
         assert {span.name for span in found.spans} == {"from lines", "span 1"}
         assert [run.command for run in found.runs] == [("python", "app.py")]
         assert found.sources == ["run.db", "traces-1.jsonl"]
+
+    def test_records_from_before_a_time_can_be_left_out(self):
+        whole = sample_recording()
+        assert whole.since(START_NS) == whole
+        found = whole.since(START_NS + 4_000_000)
+        assert [int(span.span_id, 16) for span in found.spans] == [4, 5, 6, 7]
+        assert (len(found.points), found.logs) == (8, [])
 
     def test_latest_run_is_the_database_that_changed_last(self, tmp_path: Path):
         for number, name in enumerate(("b.db", "a.db")):

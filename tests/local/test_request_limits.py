@@ -122,6 +122,12 @@ def test_decompress_raises_for_truncated_body() -> None:
         decompress(gzip.compress(b"text")[:-4], "gzip")
 
 
+def test_decompress_raises_for_data_that_it_would_lose() -> None:
+    with pytest.raises(MalformedError, match="other data follows the gzip body"):
+        decompress(gzip.compress(b"first") + gzip.compress(b"second"), "gzip")
+    assert decompress(gzip.compress(b"first") + bytes(8), "gzip") == b"first"
+
+
 def test_body_budget_rejects_large_body_when_others_use_it(monkeypatch) -> None:
     monkeypatch.setattr("llamatelemetry.local.request_limits._WAIT_S", 0.01)
     budget = BodyBudget(4 * MIB)

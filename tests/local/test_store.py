@@ -239,6 +239,19 @@ def test_runs_have_their_command_end_and_the_rows_before(tmp_path: Path) -> None
     assert first.started_ns <= first.ended_ns <= second.started_ns
 
 
+def test_each_of_two_runs_at_the_same_time_has_its_own_end(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with Store(path) as first, Store(path) as second:
+        first.begin_run(["first"])
+        second.begin_run(["second"])
+        first.end_run(1)
+        with StoreReader(path) as reader:
+            assert [each.exit_status for each in reader.runs()] == [1, None]
+        second.end_run(2)
+    with StoreReader(path) as reader:
+        assert [each.exit_status for each in reader.runs()] == [1, 2]
+
+
 def test_database_of_version_1_is_upgraded_when_opened(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     with Store(path) as store:

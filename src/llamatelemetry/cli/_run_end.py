@@ -13,7 +13,7 @@ from llamatelemetry.cli._text import print_line
 from llamatelemetry.local.joined_calls import first_end_without_engine_span
 from llamatelemetry.local.launch import is_process_left, started_processes
 from llamatelemetry.local.recording import Recording
-from llamatelemetry.local.report import LivePage, write_report
+from llamatelemetry.local.report import LivePage, page_beside, write_report
 from llamatelemetry.local.store import Store, StoreError, StoreReader, StoreWriteError
 
 if TYPE_CHECKING:
@@ -122,8 +122,11 @@ def _wait_for_engine_spans(path: Path) -> None:
 def _recorded(path: Path, run: Run | None) -> Recording:
     """Return the telemetry since the start of the run, with its end."""
     with StoreReader(path) as reader:
-        newest = reader.runs()[-1] if run else None
-        return Recording.of_store(reader, newest)
+        if run is not None:
+            # Another `run` may have added one to the same file meanwhile.
+            same = (each for each in reader.runs() if each.started_ns == run.started_ns)
+            run = next(same, run)
+        return Recording.of_store(reader, run)
 
 
 def _lost(store: Store, receiver: Receiver) -> Generator[str]:
@@ -134,7 +137,7 @@ def _lost(store: Store, receiver: Receiver) -> Generator[str]:
 
 
 def _report(console: Console, recorded: Recording, path: Path) -> Path | None:
-    page = path.with_suffix(".html")
+    page = page_beside(path)
     try:
         write_report(recorded, page)
     except (OSError, ImportError, ValueError) as error:

@@ -90,8 +90,7 @@ def print_metrics(console: Console, totals: Iterable[MetricTotal]) -> None:
             # A sum of durations of concurrent calls has no meaning.
             "" if total.unit in {"s", "ms"} else safe_text(_quantity(total.total, total.unit)),
         )
-    console.print()
-    console.print(table)
+    _print_whole(console, table)
 
 
 def _operation(call: RecordedCall) -> str:
@@ -255,16 +254,23 @@ def _print_first_that_fits(
     console: Console, layouts: Iterable[Layout], create: Callable[[Layout, int], Table]
 ) -> Layout:
     """Print the first table that fits the terminal, else the last one, and return its layout."""
-    unbounded = console.options.update(max_width=10_000)  # to measure without truncation
     candidates = [(layout, create(layout, gap)) for layout in layouts for gap in (2, 1)]
-    widths = (Measurement.get(console, unbounded, table).maximum for _, table in candidates)
-    fitting = (
-        each for each, width in zip(candidates, widths, strict=True) if width <= console.width
-    )
+    fitting = (each for each in candidates if _width_of(each[1], console) <= console.width)
     layout, table = next(fitting, candidates[-1])
-    console.print()
-    console.print(table)
+    _print_whole(console, table)
     return layout
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """Print a table. A terminal that is too narrow wraps its lines; rich would cut the numbers."""
+    width = _width_of(table, console)
+    table.width = width if width > console.width else None
+    console.print()
+    console.print(table, crop=False)
+
+
+def _width_of(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 
 def _table(

@@ -77,26 +77,29 @@ def run_demo(
 
 def _run(console: Console, output: Path, server: DemoServer) -> int:
     _print(console, f"$ opentelemetry-instrument python {find_program().name}", "bold")
+    began_ns = time.time_ns()
     status, pid = run_program(
         server, output.resolve(), lambda line: _print(console, f"  {line}", "dim")
     )
     traces, metrics, logs = (
         list(output.glob(f"{each}-{pid}.jsonl")) for each in ("traces", "metrics", "logs")
     )
-    calls = calls_from_spans(read_spans(traces))
+    # In containers, the program of an earlier demo often had the same process ID, and these files.
+    calls = calls_from_spans(span for span in read_spans(traces) if span.start_ns >= began_ns)
     if calls:
         print_calls(console, calls)
-    if totals := read_metric_totals(metrics):
+    if totals := read_metric_totals(metrics, since_ns=began_ns):
         print_metrics(console, totals)
     console.print()
     files = [*traces, *metrics]
-    page = _write_page(console, [*files, *logs], output / "report.html")
+    page = _write_page(console, [*files, *logs], output / "report.html", began_ns)
     return _conclude(console, output, _problems(calls, status, server), files, page)
 
 
-def _write_page(console: Console, files: Sequence[Path], page: Path) -> Path | None:
+def _write_page(console: Console, files: Sequence[Path], page: Path, began_ns: int) -> Path | None:
     try:
-        write_report(sum(map(read_recorded, files), Recording()), page)
+        recorded = sum(map(read_recorded, files), Recording())
+        write_report(recorded.since(began_ns), page)
     except (OSError, ImportError, ValueError) as error:
         _print(console, f"Cannot write the report: {error}", "yellow")
         return None

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llamatelemetry.cli._text import print_line, safe_text
 from llamatelemetry.local.recording import latest_run
-from llamatelemetry.local.report import read_recorded, write_report
+from llamatelemetry.local.report import page_beside, read_recorded, write_report
 from llamatelemetry.local.store import StoreError
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ def report_command(source: Path | None, output: Path | None) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         source = source or latest_run()
-        page = output or (
-            source / "report.html" if source.is_dir() else source.with_suffix(".html")
-        )
+        page = output or page_beside(source)
         with _without_garbage_collection():
-            write_report(read_recorded(source), page)
+            recorded = read_recorded(source)
+            folder = source if source.is_dir() else source.parent
+            if page.name in recorded.sources and page.parent.resolve() == folder.resolve():
+                raise ValueError(f"{page} is a recording. Give the page another name")
+            write_report(recorded, page)
     except (OSError, ImportError, StoreError, ValueError) as error:
         print_line(console, f"error: {error}", "red")
         return 1

@@ -107,9 +107,9 @@ class _Slow(NamedTuple):
 
 def _since_ns(text: str) -> int:
     """Return the start of a period such as `10m`, or an ISO time, in ns since the epoch."""
-    if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
-        return time.time_ns() - int(float(found[1]) * _SECONDS[found[2]] * 1e9)
     try:
+        if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+            return time.time_ns() - int(float(found[1]) * _SECONDS[found[2]] * 1e9)
         return int(datetime.fromisoformat(text).timestamp() * 1e9)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"must be a period such as 10m, or an ISO time, got {text!r}") from error

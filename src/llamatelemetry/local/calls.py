@@ -26,7 +26,10 @@ _UNKNOWN_OPERATION: Final = "llm_request"
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:
-    """One call as measured by its client and its engine. Times are in milliseconds."""
+    """One call as measured by its client and its engine. Times are in milliseconds.
+
+    The duration is unknown if the clock was set back during the call, or the span has no end.
+    """
 
     operation: str
     model: str | None
@@ -38,7 +41,7 @@ class RecordedCall:
     prefill_ms: float | None
     ttft_ms: float | None
     tpot_ms: float | None
-    duration_ms: float
+    duration_ms: float | None
     error: str | None
     http_status: int | None
     energy_j: float | None = None
@@ -76,7 +79,7 @@ def recorded_call(call: JoinedCall) -> RecordedCall:
         prefill_ms=phases.prefill_ms,
         ttft_ms=phases.ttft_ms,
         tpot_ms=phases.tpot_ms,
-        duration_ms=call.duration_ms,
+        duration_ms=call.duration_ms if call.duration_ms >= 0 else None,
         error=(_text(found, names.ERROR_TYPE) or "error") if call.span.failed else None,
         http_status=_integer(found, names.HTTP_RESPONSE_STATUS_CODE),
         energy_j=_number(found, GPU_ENERGY),

@@ -91,8 +91,10 @@ def telemetry_environment(
     }.union(_LLAMATELEMETRY)
     kept = {name: value for name, value in environ.items() if name not in removed}
     site = str(Path(__file__).with_name("startup"))
-    others = {"", site, *_AUTO_INSTRUMENTATION}
-    before = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path not in others]
+    others = {site, *_AUTO_INSTRUMENTATION}
+    given = kept.get("PYTHONPATH")
+    # An empty entry is the current directory, an empty variable is none.
+    before = [path for path in given.split(os.pathsep) if path not in others] if given else []
     return {
         "OTEL_METRIC_EXPORT_INTERVAL": _METRIC_INTERVAL_MS,
         "OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_DELAY_MS),
@@ -182,6 +184,9 @@ class Command:
             self._process = subprocess.Popen(
                 arguments,
                 env=dict(environ),
+                # Those that a shell hands on, as for `<(...)`. The files of this process are not
+                # inheritable.
+                close_fds=False,
                 # Otherwise the command would inherit the blocked signals.
                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, self._mask),  # noqa: PLW1509
             )

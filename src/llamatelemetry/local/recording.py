@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from llamatelemetry.local.otlp import parse_request, records_of
 from llamatelemetry.local.records import Event, Link, LogRecord, MetricPoint, SpanRecord
@@ -54,6 +55,15 @@ class Recording:
             [*self.logs, *other.logs],
             [*self.sources, *other.sources],
             [*self.runs, *other.runs],
+        )
+
+    def since(self, time_ns: int) -> Recording:
+        """Return a recording without the records from before a time."""
+        return replace(
+            self,
+            spans=[span for span in self.spans if span.start_ns >= time_ns],
+            points=[point for point in self.points if point.time_ns >= time_ns],
+            logs=[log for log in self.logs if log.time_ns >= time_ns],
         )
 
 
@@ -115,28 +125,44 @@ def read_spans(paths: Iterable[Path]) -> list[SpanRecord]:
 def _read_lines(paths: Iterable[Path]) -> Iterator[Record]:
     for path, request in _requests(paths):
         try:
-            if "resourceSpans" in request:
-                yield from _spans(request)
-                continue
-            signal = "metrics" if "resourceMetrics" in request else "logs"
-            body = json.dumps(request).encode()
-            yield from records_of(signal, parse_request(signal, body, is_json=True))
-        # Also for the numbers 1e999 and for thousands of nested arrays.
-        except (
-            *(AttributeError, TypeError, KeyError, ValueError),
-            *(OverflowError, RecursionError),
-        ) as error:
+            yield from _records(request)
+        except _MALFORMED as error:
             raise ValueError(f"{path} is not a file of OTLP JSON lines: {error}") from error
+
+
+# Also for the numbers 1e999 and for thousands of nested arrays.
+_MALFORMED: Final = (
+    *(AttributeError, TypeError, KeyError, ValueError),
+    *(OverflowError, RecursionError),
+)
+
+
+def _records(request: Mapping[str, Any]) -> Iterable[Record]:
+    signal = "metrics" if "resourceMetrics" in request else "logs"
+    if "resourceSpans" in request:
+        signal = "traces"
+        # Rare forms of the same values, such as null, are read below.
+        with suppress(*_MALFORMED):
+            return list(_spans(request))
+    return records_of(signal, parse_request(signal, json.dumps(request).encode(), is_json=True))
 
 
 def _requests(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in paths:
+        number, invalid = 0, None
         # Bytes that are not UTF-8 become characters that no JSON contains.
         with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                # A killed process may leave an incomplete last line.
-                if line.endswith("\n") and line.strip():
-                    yield path, _parse_line(line, path)
+            for line in filter(str.strip, lines):
+                try:
+                    request = _parse_line(line, path)
+                except ValueError as error:
+                    # A full disk leaves incomplete lines, a killed process an incomplete last one.
+                    invalid = error if line.endswith("\n") else invalid
+                    continue
+                number += 1
+                yield path, request
+        if invalid is not None and not number:
+            raise invalid
 
 
 def _parse_line(line: str, path: Path) -> dict[str, Any]:
@@ -162,9 +188,9 @@ def _spans(request: Mapping[str, Any]) -> Iterator[SpanRecord]:
 def _span(span: Mapping[str, Any], scope: str, resource: Mapping[str, object]) -> SpanRecord:
     status = span.get("status", {})
     return SpanRecord(
-        trace_id=str(span.get("traceId", "")),
-        span_id=str(span.get("spanId", "")),
-        parent_span_id=span.get("parentSpanId") or None,
+        trace_id=_id(span, "traceId"),
+        span_id=_id(span, "spanId"),
+        parent_span_id=_id(span, "parentSpanId") or None,
         name=str(span.get("name", "")),
         kind=int(span.get("kind", 0)),
         start_ns=int(span.get("startTimeUnixNano", 0)),
@@ -177,12 +203,16 @@ def _span(span: Mapping[str, Any], scope: str, resource: Mapping[str, object]) -
             for event in span.get("events", ())
         ],
         links=[
-            Link(str(link.get("traceId", "")), str(link.get("spanId", "")), _attributes(link))
+            Link(_id(link, "traceId"), _id(link, "spanId"), _attributes(link))
             for link in span.get("links", ())
         ],
         scope=scope,
         resource=resource,
     )
+
+
+def _id(holder: Mapping[str, Any], name: str) -> str:
+    return holder.get(name, "").lower()
 
 
 def _attributes(holder: Mapping[str, Any]) -> dict[str, object]:
@@ -229,16 +259,19 @@ class MetricTotal:
         return replace(self, count=count, total=self.total + other.total)
 
 
-def read_metric_totals(paths: Iterable[Path]) -> list[MetricTotal]:
+def read_metric_totals(paths: Iterable[Path], *, since_ns: int = 0) -> list[MetricTotal]:
     """Return the totals of the histograms and counters in files of OTLP JSON lines.
 
-    A cumulative data point repeats its start time and replaces the previous one. A delta data
-    point has a new start time and is added, as is a cumulative one after a restart.
+    Data points from before `since_ns` do not count. A cumulative data point repeats its start time
+    and replaces the previous one. A delta data point has a new start time and is added, as is a
+    cumulative one after a restart.
     """
     latest: dict[tuple[Path, str, str, int], MetricTotal] = {}
     for path in paths:
         for point in _read_lines([path]):
-            if isinstance(point, MetricPoint) and point.kind in {"histogram", "sum"}:
+            if not isinstance(point, MetricPoint) or point.time_ns < since_ns:
+                continue
+            if point.kind in {"histogram", "sum"}:
                 value = point.sum if point.kind == "histogram" else point.value
                 total = MetricTotal(
                     point.name, point.unit, point.attributes, point.count, float(value or 0)

@@ -63,6 +63,8 @@ def decompress(body: bytes, encoding: str) -> bytes:
         raise too_large("the number of bytes of the decompressed body", MAX_BODY_BYTES)
     if not decompressor.eof:
         raise MalformedError(f"the {encoding} body is truncated")
+    if decompressor.unused_data.strip(b"\0"):  # zeros are padding
+        raise MalformedError(f"other data follows the {encoding} body")
     return plain
 
 

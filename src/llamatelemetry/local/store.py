@@ -70,6 +70,7 @@ class Store:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._resource_ids: dict[str, int] = {}
+        self._run_id: int | None = None
         self.pruned = 0
         make_private_directory(self.path.parent)
         make_private_file(self.path)
@@ -159,22 +160,22 @@ class Store:
         with self._writing() as connection:
             after = {table: _last_row(connection, table) for table in TABLES}
             run = Run(tuple(command), time.time_ns(), None, None, after)
-            connection.execute(
+            self._run_id = connection.execute(
                 "INSERT INTO runs(command, started_ns, after) VALUES (?, ?, ?)",
                 (to_json(run.command), run.started_ns, to_json(after)),
-            )
+            ).lastrowid
         return run
 
     def end_run(self, exit_status: int) -> None:
-        """Save when the newest run ended, and the exit status of its command.
+        """Save when the run of `begin_run` ended, and the exit status of its command.
 
         Raises:
             StoreWriteError: The disk is full, or the file is damaged.
         """
         with self._writing() as connection:
             connection.execute(
-                "UPDATE runs SET ended_ns = ?, exit_status = ? WHERE id = (SELECT max(id) FROM runs)",
-                (time.time_ns(), exit_status),
+                "UPDATE runs SET ended_ns = ?, exit_status = ? WHERE id = ?",
+                (time.time_ns(), exit_status, self._run_id),
             )
 
     @contextlib.contextmanager
@@ -227,6 +228,15 @@ class StoreReader:
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[None]:
+        """Let all reads in the block see the same records, even if others are written meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
 
     def spans(self, *, after: int = 0) -> Iterator[SpanRecord]:
         """Yield spans in the order of arrival, from the row after number `after`."""

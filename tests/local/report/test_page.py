@@ -20,7 +20,14 @@ from typing import Any
 
 import pytest
 
-from llamatelemetry.local.report import LivePage, Recording, read_recorded, render, write_report
+from llamatelemetry.local.report import (
+    LivePage,
+    Recording,
+    page_beside,
+    read_recorded,
+    render,
+    write_report,
+)
 from llamatelemetry.local.report.columns import columns
 from llamatelemetry.local.store import Store, StoreError
 from tests.support.example_records import (
@@ -193,6 +200,31 @@ def test_report_command_rejects_other_files(
     assert not list(tmp_path.glob("*.html"))
 
 
+@pytest.mark.parametrize(
+    ("source", "page"),
+    [("source.jsonl", "source.html"), ("source.html", "source.html.html"), (".", "report.html")],
+)
+def test_page_is_written_beside_the_recording(tmp_path: Path, source: str, page: str) -> None:
+    for name in {"source.jsonl", source} - {"."}:
+        (tmp_path / name).write_bytes(SPAN_LINE)
+    assert page_beside(tmp_path / source) == tmp_path / page
+
+
+@pytest.mark.parametrize("source", [".", "source.jsonl"])
+def test_report_command_does_not_replace_the_recording(tmp_path: Path, source: str) -> None:
+    (tmp_path / "source.jsonl").write_bytes(SPAN_LINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "llamatelemetry.cli", "report", source, "--output", "source.jsonl"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: source.jsonl is a recording. Give the page another name\n"
+    assert (tmp_path / "source.jsonl").read_bytes() == SPAN_LINE
+
+
 def test_render_names_pip_command_when_jinja2_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(
@@ -232,6 +264,30 @@ class TestLivePage:
                 _, text = self.get(page.url, f"{path}data?after=3.1.0")
                 assert json.loads(text)["columns"]["spans"]["id"] == []
             finally:
+                page.stop()
+
+    def test_page_gets_every_span_that_is_written_while_it_reads(self, tmp_path: Path) -> None:
+        def write() -> None:
+            for number in range(1000):
+                store.write([call(number + 1, trace=number + 1)])
+
+        with Store(tmp_path / "run.db") as store:
+            page = LivePage(tmp_path / "run.db")
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                path = "/" + page.url.split("/", 3)[3]
+                data = data_of(self.get(page.url, path)[1])
+                found, position, is_last = set(data["spans"]["id"]), data["next"], False
+                while not is_last:
+                    is_last = not writer.is_alive()
+                    more = json.loads(self.get(page.url, f"{path}data?after={position}")[1])
+                    found |= set(more["columns"]["spans"]["id"])
+                    position = more["next"]
+                assert len(found) == 1000
+                assert more["summary"]["rows"][0][2] == 1000  # calls
+            finally:
+                writer.join()
                 page.stop()
 
     def test_spans_of_one_call_that_arrive_at_different_times_stay_one_call(

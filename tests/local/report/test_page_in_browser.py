@@ -281,6 +281,23 @@ def test_page_counts_a_call_once_when_the_span_of_its_engine_came_first(tmp_path
     assert said["after"] == [[15], [client.span_id], 2]
 
 
+def test_duration_of_a_span_without_an_end_is_unknown(tmp_path: Path) -> None:
+    said = in_browser(
+        tmp_path,
+        render(Recording([call(1), replace(call(2, trace=2), end_ns=0)])),
+        """
+        said.calls = textsOf($("calls"), ".right");
+        said.traces = textsOf($("list"), ".row > .right:nth-child(2)");
+        said.figures = textsOf($("figures"), "li").filter((text) => text.includes("Duration"));
+        said.table = textsOf($("summary"), "td").at(-2);
+        """,
+    )
+    assert said["calls"] == ["50 ms", "–"]  # noqa: RUF001 - the sign for unknown values
+    assert sorted(said["traces"]) == ["50 ms", "–"]  # noqa: RUF001
+    assert said["figures"] == ["50 msDuration, p50"]
+    assert said["table"] == "50"
+
+
 def test_phases_without_a_call_are_drawn(tmp_path: Path) -> None:
     said = in_browser(
         tmp_path, render(Recording([phase(1, "decode", 9)])), 'said.rows = texts("waterfall");'

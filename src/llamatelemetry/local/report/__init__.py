@@ -2,6 +2,6 @@
 
 from llamatelemetry.local.recording import Recording, read_recorded
 from llamatelemetry.local.report.live import LivePage
-from llamatelemetry.local.report.page import render, write_report
+from llamatelemetry.local.report.page import page_beside, render, write_report
 
-__all__ = ["LivePage", "Recording", "read_recorded", "render", "write_report"]
+__all__ = ["LivePage", "Recording", "page_beside", "read_recorded", "render", "write_report"]

@@ -82,7 +82,7 @@ class _LiveDatabase:
             self._reader.close()
 
     def page(self) -> str:
-        with self._lock:
+        with self._lock, self._reader.snapshot():
             whole = Recording.of_store(self._reader, self._run)
             position = self._position()
         return render(whole, live=True, position=position)
@@ -90,11 +90,13 @@ class _LiveDatabase:
     def changes_after(self, after: tuple[int, int, int]) -> str:
         spans, points, logs = after
         with self._lock:
-            new = list(self._reader.spans(after=spans))
-            new_points = list(self._reader.points(after=points))
-            new_logs = list(self._reader.logs(after=logs))
-            position = self._position()
-            table = self._summary()
+            with self._reader.snapshot():
+                new = list(self._reader.spans(after=spans))
+                new_points = list(self._reader.points(after=points))
+                new_logs = list(self._reader.logs(after=logs))
+                position = self._position()
+                self._read_for_summary()
+            table = summary_table(summarize(self._spans, self._points))
             calls = join_calls(self._spans) if new else ()
         found = columns([*new, *_changed(calls, new)], new_points, new_logs, calls=calls)
         return compact({"columns": found, "next": position, "summary": table})
@@ -103,12 +105,11 @@ class _LiveDatabase:
         tables = ("spans", "points", "logs")
         return ".".join(str(self._reader.last_row(table)) for table in tables)
 
-    def _summary(self) -> dict[str, Any]:
+    def _read_for_summary(self) -> None:
         spans, points = self._summarized_up_to
         self._spans += self._reader.spans(after=spans)
         self._points += self._reader.points(after=points)
         self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
-        return summary_table(summarize(self._spans, self._points))
 
 
 def _changed(calls: Iterable[JoinedCall], new: Iterable[SpanRecord]) -> Iterator[SpanRecord]:

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from llamatelemetry.local.records import Run
 
 
+def page_beside(recording: Path) -> Path:
+    """Return the path of the page of a file, next to it, or of a directory, in it."""
+    if recording.is_dir():
+        return recording / "report.html"
+    page = recording.with_suffix(".html")
+    return recording.with_name(f"{recording.name}.html") if page == recording else page
+
+
 def write_report(recorded: Recording, path: Path) -> None:
     """Write the page of a recording, readable only by this user. Replace an existing file atomically.
 

@@ -8,6 +8,26 @@ imports nothing outside a guard.
 import os
 import sys
 
+# Directories of modules that do the same as this one.
+_OWN = (
+    os.path.join("llamatelemetry", "local", "startup"),
+    os.path.join("opentelemetry", "instrumentation", "auto_instrumentation"),
+)
+
+
+def _run_hidden():
+    """Run the `sitecustomize` of the user or of the Linux distribution, which this module hides."""
+    try:
+        from importlib.machinery import PathFinder
+        from importlib.util import module_from_spec
+    except ImportError:  # Python 2
+        return
+    path = [each for each in sys.path if not os.path.abspath(each).endswith(_OWN)]
+    spec = PathFinder.find_spec("sitecustomize", path)
+    if spec is not None and spec.loader is not None:
+        sys.modules["sitecustomize"] = module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+
 
 def _start():
     here = os.path.dirname(os.path.abspath(__file__))
@@ -53,4 +73,7 @@ def _initialize():
     importlib.import_module(name).initialize()
 
 
-_start()
+try:
+    _run_hidden()
+finally:
+    _start()

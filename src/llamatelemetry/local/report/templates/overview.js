@@ -107,7 +107,7 @@ function figures(calls) {
   if (cached.length && inputs) found.push(["from the prompt cache", percent(reused, inputs)]);
   if (output.length) found.push(["Output tokens", grouped(sum(output, rest.output))]);
   const medians = [
-    ["Duration, p50", (span) => (span.failed ? null : span.duration)],
+    ["Duration, p50", knownDuration],
     ["TTFT, p50", ({ call }) => call.ttft && call.ttft * 1000],
     ["TPOT, p50", ({ call }) => call.tpot && call.tpot * 1000],
   ];

@@ -18,7 +18,9 @@ const rounded = (value) => {
   return grouped(Number(value.toFixed(digits)));
 };
 
+// The duration of a span without an end, or during which the clock was set back, is negative.
 const milliseconds = (us) => {
+  if (us < 0) return "–";
   const ms = us / 1000;
   const s = Math.round(ms / 1000);
   if (s >= 120) return `${Math.floor(s / 60)} min ${s % 60} s`;
@@ -95,6 +97,8 @@ function spanOf(chunk, row) {
     links: () => (chunk.links[row] || []).map(([trace, id, flat]) => ({ trace, id, attributes: pairs(flat) })),
   };
 }
+
+const knownDuration = (span) => (span.failed || span.duration < 0 ? null : span.duration);
 
 const tokensIn = ({ call }) => (call ? (call.input || 0) + (call.output || 0) : 0);
 

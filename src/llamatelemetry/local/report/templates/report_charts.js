@@ -55,7 +55,7 @@ function charts() {
   const calls = spans.filter((span) => span.call);
   distribution("chart-ttft", "Time to first token", calls, (span) => span.call.ttft, "var(--prefill)");
   distribution("chart-tpot", "Time per output token", calls, (span) => span.call.tpot, "var(--decode)");
-  distribution("chart-duration", "Duration", calls, (span) => (span.failed ? null : span.duration / 1000), "var(--accent)");
+  distribution("chart-duration", "Duration", calls, (span) => knownDuration(span) && knownDuration(span) / 1000, "var(--accent)");
   timeline(calls, drawn && drawn.zoom && drawn.zoom.x);
 }
 
