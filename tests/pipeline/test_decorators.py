@@ -232,7 +232,7 @@ def test_partial_is_named_after_its_function(telemetry: Recorder) -> None:
 
 def test_partial_has_the_description_of_its_function(telemetry: Recorder) -> None:
     tool(partial(look_up, "Oslo"))()
-    attributes = telemetry.spans()[0].attributes or {}
+    attributes = telemetry.spans()[-1].attributes or {}
     assert attributes["gen_ai.tool.description"] == "Find the weather."
 
 
