@@ -334,12 +334,15 @@ def test_defaults_of_model_do_not_change_beams_or_penalty(
 def test_calls_leave_the_tokenizer_unchanged_for_other_threads(
     recorded: Recorder, backend: TransformersBackend
 ) -> None:
-    backend.generate_many(["Hello", "Hi"], max_tokens=2, **GREEDY)
-    backend.embed(["Hello", "Hi"])
-    backend.chat(HELLO, max_tokens=2, **GREEDY)
-    # With padding or truncation set here, a call in another thread would get other tokens.
-    assert backend.tokenizer.backend_tokenizer.padding is None
-    assert backend.tokenizer.backend_tokenizer.truncation is None
+    for call in (
+        lambda: backend.chat(HELLO, max_tokens=2, **GREEDY),
+        lambda: backend.generate_many(["Hello", "Hi"], max_tokens=2, **GREEDY),
+        lambda: backend.embed(["Hello", "Hi"]),
+    ):
+        call()
+        # With padding or truncation set here, a call in another thread would get other tokens.
+        assert backend.tokenizer.backend_tokenizer.padding is None
+        assert backend.tokenizer.backend_tokenizer.truncation is None
 
 
 def test_missing_gguf_file_is_named_in_error(tmp_path: Path) -> None:
