@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import inspect
 import json
@@ -170,6 +171,32 @@ def test_decorated_function_keeps_signature_kind_and_pickling() -> None:
     assert pickle.loads(pickle.dumps(look_up)) is look_up
 
 
+def test_decorated_functions_and_methods_are_copied_as_plain_ones_are() -> None:
+    weather = Weather()
+    weather.country = "Norway"  # type: ignore[attr-defined]
+    for copied in (copy.copy, copy.deepcopy):
+        assert copied({"tool": look_up})["tool"] is look_up
+        assert copied([look_up])[0] is look_up
+        for method in (Weather.everywhere, weather.everywhere, Weather.nowhere, Weather.of):
+            assert copied(method) == method
+    assert copy.copy(weather.of).__self__ is weather  # type: ignore[attr-defined]
+    of_copy = copy.deepcopy(weather.of)
+    assert of_copy("Oslo") == "Oslo by Weather"
+    assert of_copy.__self__ is not weather  # type: ignore[attr-defined]
+    assert of_copy.__self__.country == "Norway"  # type: ignore[attr-defined]
+
+
+def test_decorated_methods_are_pickled_as_plain_ones_are() -> None:
+    weather = Weather()
+    weather.country = "Norway"  # type: ignore[attr-defined]
+    of = pickle.loads(pickle.dumps(weather.of))
+    assert of("Oslo") == "Oslo by Weather"
+    assert of.__self__.country == "Norway"
+    for method in (Weather.everywhere, weather.everywhere, Weather.nowhere, weather.nowhere):
+        assert pickle.loads(pickle.dumps(method))() == method()
+    assert pickle.loads(pickle.dumps(Weather.of))(weather, "Oslo") == "Oslo by Weather"
+
+
 @pytest.mark.parametrize("kind", ["plain", "coroutine", "generator", "async generator"])
 def test_decorated_function_raises_for_wrong_arguments_at_call(
     telemetry: Recorder, kind: str
@@ -201,6 +228,37 @@ def test_decorator_rejects_object_that_is_not_a_function(target: object) -> None
 def test_partial_is_named_after_its_function(telemetry: Recorder) -> None:
     assert task(partial(look_up, "Oslo"))() == {"city": "Oslo", "days": 1}
     assert telemetry.spans()[-1].name == "look_up"
+
+
+def test_partial_has_the_description_of_its_function(telemetry: Recorder) -> None:
+    tool(partial(look_up, "Oslo"))()
+    attributes = telemetry.spans()[-1].attributes or {}
+    assert attributes["gen_ai.tool.description"] == "Find the weather."
+
+
+async def test_object_with_call_method_is_traced_as_that_method_is(telemetry: Recorder) -> None:
+    class Coroutine:
+        async def __call__(self) -> str:
+            await asyncio.sleep(0)
+            return current_name()
+
+    class Generator:
+        def __call__(self) -> Iterator[str]:
+            yield current_name()
+
+    class AsyncGenerator:
+        async def __call__(self) -> AsyncIterator[str]:
+            yield current_name()
+
+    class Plain:
+        def __call__(self) -> str:
+            return current_name()
+
+    assert await task("a")(Coroutine())() == "a"
+    assert list(task("b")(Generator())()) == ["b"]
+    assert [name async for name in task("c")(AsyncGenerator())()] == ["c"]
+    assert task("d")(Plain())() == "d"
+    assert [span.name for span in telemetry.spans()] == ["a", "b", "c", "d"]
 
 
 def test_generator_span_is_current_only_while_generator_runs(telemetry: Recorder) -> None:

@@ -264,6 +264,7 @@ def test_embed_returns_normalized_vectors_independent_of_batch(
         assert [sum(x * x for x in vector) for vector in both] == pytest.approx([1, 1], abs=1e-5)
         (alone,) = engine.embed("Hi")
         assert alone == pytest.approx(both[0], abs=1e-4)
+        assert engine.embed([]) == []
 
 
 def test_backend_runs_encoder_decoder(recorded: Recorder, other_folders: dict[str, Path]) -> None:
@@ -288,13 +289,60 @@ def test_generate_raises_type_error_when_model_is_not_generative(
         ({"temperature": -1}, "temperature must be 0 .* or more, got -1"),
         ({"repetition_penalty": 0}, "repetition_penalty must be greater than 0 .*, got 0"),
         ({"stop_sequences": "END"}, "stop_sequences must be a list of texts, got a string"),
+        ({"temperature": float("nan")}, "temperature must be 0 .* or more, got nan"),
+        ({"temperature": float("inf")}, "temperature must be 0 .* or more, got inf"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty must be greater .*, got nan"),
+        ({"prompt": ""}, "each text must have at least one token, got an empty text"),
     ],
 )
 def test_invalid_setting_raises_value_error(
     backend: TransformersBackend, kwargs: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        backend.generate("Hello", **kwargs)
+        backend.generate(**{"prompt": "Hello", **kwargs})
+
+
+def test_empty_text_in_a_batch_raises_value_error(backend: TransformersBackend) -> None:
+    for call in (backend.generate_many, backend.embed):
+        with pytest.raises(ValueError, match="each text must have at least one token"):
+            call(["Hello", ""])
+
+
+def test_unknown_data_type_raises_value_error_before_loading(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"dtype must be a data type of torch .*, got 'fp16'"):
+        TransformersBackend(tmp_path / "missing", dtype="fp16")
+
+
+@with_and_without_plugin
+def test_defaults_of_model_do_not_change_beams_or_penalty(
+    recorded: Recorder, active: bool, folder: Path, other_folders: dict[str, Path]
+) -> None:
+    for where in (folder, other_folders["t5"]):
+        engine = TransformersBackend(where, device="cpu")
+        expected = engine.generate_many(["Hello", "Hi"], max_tokens=12, **GREEDY)
+        engine.model.generation_config.update(
+            num_beams=3,
+            num_return_sequences=2,
+            early_stopping=True,
+            length_penalty=2.0,
+            repetition_penalty=9.0,
+        )
+        assert engine.generate_many(["Hello", "Hi"], max_tokens=12, **GREEDY) == expected
+        assert "".join(engine.stream("Hello", max_tokens=12, **GREEDY)) == expected[0]
+
+
+def test_calls_leave_the_tokenizer_unchanged_for_other_threads(
+    recorded: Recorder, backend: TransformersBackend
+) -> None:
+    for call in (
+        lambda: backend.chat(HELLO, max_tokens=2, **GREEDY),
+        lambda: backend.generate_many(["Hello", "Hi"], max_tokens=2, **GREEDY),
+        lambda: backend.embed(["Hello", "Hi"]),
+    ):
+        call()
+        # With padding or truncation set here, a call in another thread would get other tokens.
+        assert backend.tokenizer.backend_tokenizer.padding is None
+        assert backend.tokenizer.backend_tokenizer.truncation is None
 
 
 def test_missing_gguf_file_is_named_in_error(tmp_path: Path) -> None:

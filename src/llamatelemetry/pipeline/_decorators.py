@@ -174,16 +174,20 @@ _DESCRIPTION = {TOOL: names.GEN_AI_TOOL_DESCRIPTION, AGENT: names.GEN_AI_AGENT_D
 
 
 def _name_of(function: Any, kind: OperationKind) -> str:
-    # A functools.partial has no name.
-    inner = getattr(function, "func", function)
+    inner = _inner(function)
     if kind is TOOL:
         return cast("str", getattr(inner, "__name__", type(inner).__name__))
     qualified: str = getattr(inner, "__qualname__", type(inner).__name__)
     return qualified.rpartition("<locals>.")[2]
 
 
+def _inner(function: Any) -> Any:
+    """Return the function of a `functools.partial`, which has no name and no description."""
+    return getattr(function, "func", function)
+
+
 def _first_line(function: Any) -> str | None:
-    written = inspect.getdoc(getattr(function, "__func__", function))
+    written = inspect.getdoc(getattr(function, "__func__", _inner(function)))
     return written.partition("\n")[0] if written else None
 
 

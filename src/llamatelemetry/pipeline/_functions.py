@@ -6,12 +6,14 @@ keeps its signature, its kind for `inspect`, and its pickling by name.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as context_api
-from wrapt import FunctionWrapper
+from wrapt import BoundFunctionWrapper, FunctionWrapper
 
 from llamatelemetry.genai import internal_errors
 from llamatelemetry.genai.content.limits import compact_json, limit_parts
@@ -33,8 +35,28 @@ if TYPE_CHECKING:
     from llamatelemetry.pipeline._operation_span import OperationSpan
 
 
+class _BoundTracedFunction(BoundFunctionWrapper[Any, Any]):
+    """A decorated method of an instance or a class."""
+
+    @property
+    def _owner(self) -> Any:
+        return getattr(self, "__self__", self._self_owner)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # Pickle by owner and name, as methods are.
+        return getattr, (self._owner, self.__name__)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return getattr(copy.deepcopy(self._owner, memo), self.__name__)
+
+
 class TracedFunction(FunctionWrapper[Any, Any]):
     """A function that starts an operation on each call, by `start`."""
+
+    __bound_function_wrapper__ = _BoundTracedFunction
 
     def __init__(
         self,
@@ -42,16 +64,19 @@ class TracedFunction(FunctionWrapper[Any, Any]):
         kind: OperationKind,
         start: Callable[[], OperationSpan],
     ) -> None:
+        method = _call_method(function)
+
         def run(
             wrapped: Callable[..., Any], _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> Any:
+            code = wrapped if method is None else method
             # Create generators and coroutines here, so that invalid arguments raise at the call.
             # Their code has not started yet; the operation starts when it does.
-            if inspect.isgeneratorfunction(wrapped):
+            if inspect.isgeneratorfunction(code):
                 return _named(_generator(start, wrapped(*args, **kwargs)), wrapped)
-            if inspect.isasyncgenfunction(wrapped):
+            if inspect.isasyncgenfunction(code):
                 return _named(_async_generator(start, wrapped(*args, **kwargs)), wrapped)
-            if inspect.iscoroutinefunction(wrapped):
+            if inspect.iscoroutinefunction(code):
                 coroutine = wrapped(*args, **kwargs)
                 call = _await(start, wrapped, args, kwargs, coroutine, kind=kind)
                 return _named(call, wrapped)
@@ -62,6 +87,19 @@ class TracedFunction(FunctionWrapper[Any, Any]):
     def __reduce_ex__(self, protocol: Any) -> str:
         # Pickle by qualified name, as functions are.
         return self.__wrapped__.__qualname__
+
+    # A function is its own copy.
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+def _call_method(function: Any) -> Any:
+    """Return the method of an object that can be called; `None` for a function."""
+    is_function = inspect.isroutine(function) or isinstance(function, partial)
+    return None if is_function else function.__call__
 
 
 def _named(lazy: Any, function: Callable[..., Any]) -> Any:

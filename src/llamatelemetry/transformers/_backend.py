@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 from llamatelemetry.semconv.operations import CHAT, EMBEDDINGS, TEXT_COMPLETION
 from llamatelemetry.transformers._loading import load
 from llamatelemetry.transformers._recorder import BackendRecorder
-from llamatelemetry.transformers._running import GeneratedText, GenerationRun, Sampling, embed
+from llamatelemetry.transformers._running import (
+    GeneratedText,
+    GenerationRun,
+    Sampling,
+    embed,
+    padded_batch,
+)
 from llamatelemetry.transformers._text import TextStream
 
 if TYPE_CHECKING:
@@ -38,6 +44,7 @@ class TransformersBackend:
     Raises:
         ImportError: transformers or torch is not installed, or `gguf` for a GGUF file.
         FileNotFoundError: The GGUF file does not exist.
+        ValueError: A setting is invalid.
 
     Examples:
         >>> from llamatelemetry.transformers import TransformersBackend
@@ -181,8 +188,11 @@ class TransformersBackend:
 
     def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
         """Return a normalized vector for each text: the mean over its tokens in the last layer."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            return []
         # Some models count positions from the left, so padding must not move the tokens.
-        inputs = self._encode([texts] if isinstance(texts, str) else texts, padding_side="right")
+        inputs = self._encode(texts, on_left=False)
         call = self._recorder.start(EMBEDDINGS, {})
         try:
             with call:
@@ -234,11 +244,11 @@ class TransformersBackend:
                 f"model must be a generative model, got {self.model_name} ({kind}). Use embed()"
             )
 
-    def _encode(self, texts: Sequence[str], padding_side: str = "left") -> Mapping[str, Any]:
-        inputs = self._loaded.tokenizer(
-            list(texts), return_tensors="pt", padding=True, padding_side=padding_side
-        )
-        return _only_tokens(inputs)
+    def _encode(self, texts: Sequence[str], *, on_left: bool = True) -> Mapping[str, Any]:
+        tokenizer = self._loaded.tokenizer
+        # Padding is a state of the tokenizer, which other threads use, so it is not requested here.
+        rows = tokenizer(list(texts))["input_ids"]
+        return padded_batch(rows, tokenizer.pad_token_id, on_left=on_left)
 
     def _encode_chat(self, messages: Messages) -> Mapping[str, Any]:
         tokenizer = self._loaded.tokenizer

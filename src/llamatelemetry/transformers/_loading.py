@@ -37,8 +37,11 @@ def load(
     Raises:
         ImportError: transformers or torch is not installed, or `gguf` for a GGUF file.
         FileNotFoundError: The GGUF file does not exist.
+        ValueError: torch has no such data type.
     """
     torch, transformers = _library("torch"), _library("transformers")
+    if isinstance(dtype, str) and dtype != "auto":
+        dtype = _dtype(torch, dtype)
     where, options = _source(name_or_path)
     options["trust_remote_code"] = trust_remote_code
     tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
@@ -48,9 +51,7 @@ def load(
     if dtype is not None:
         # Version 4.56 introduced the new name and deprecated the old one.
         version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-        options["torch_dtype" if version < (4, 56) else "dtype"] = (
-            getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
-        )
+        options["torch_dtype" if version < (4, 56) else "dtype"] = dtype
     model = kind.from_pretrained(where, **options)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,6 +63,13 @@ def load(
 def _library(name: str) -> ModuleType:
     with required_by("TransformersBackend", *_REQUIREMENTS):
         return importlib.import_module(name)
+
+
+def _dtype(torch: Any, name: str) -> Any:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype must be a data type of torch such as 'bfloat16', got {name!r}")
+    return found
 
 
 def _source(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:

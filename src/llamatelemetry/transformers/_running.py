@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,11 +44,11 @@ class Sampling(NamedTuple):
         """
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be 1 or more, got {max_tokens}")
-        if temperature < 0:
+        if not 0 <= temperature < math.inf:
             raise ValueError(
                 f"temperature must be 0 (most likely token) or more, got {temperature}"
             )
-        if repetition_penalty <= 0:
+        if not 0 < repetition_penalty < math.inf:
             raise ValueError(
                 f"repetition_penalty must be greater than 0 (1 is no penalty), got {repetition_penalty}"
             )
@@ -58,17 +59,19 @@ class Sampling(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `generate`."""
+        # The defaults of a model may differ, and a step with several beams has several tokens.
         arguments: dict[str, Any] = {
             "max_new_tokens": self.max_tokens,
             "do_sample": self.temperature > 0,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "repetition_penalty": self.repetition_penalty,
         }
         if self.temperature > 0:
             arguments["temperature"] = self.temperature
         else:
             # Otherwise the library warns that the model's sampling settings have no effect.
             arguments |= {"temperature": None, "top_p": None, "top_k": None}
-        if self.repetition_penalty != 1:
-            arguments["repetition_penalty"] = self.repetition_penalty
         return arguments
 
 
@@ -189,6 +192,29 @@ def _criterion() -> Any:
             return torch.tensor(ended, device=input_ids.device)
 
     return StopCriterion
+
+
+def padded_batch(
+    rows: Sequence[Sequence[int]], pad_token: int | None, *, on_left: bool
+) -> Mapping[str, Any]:
+    """Return the inputs of a model for the tokens of some texts, padded to one length.
+
+    Raises:
+        ValueError: A text has no token.
+    """
+    torch: Any = sys.modules["torch"]
+    if not all(rows):
+        raise ValueError("each text must have at least one token, got an empty text")
+    longest = max(map(len, rows))
+
+    def padded(row: Sequence[int], filler: int) -> list[int]:
+        padding = [filler] * (longest - len(row))
+        return [*padding, *row] if on_left else [*row, *padding]
+
+    return {
+        "input_ids": torch.tensor([padded(row, pad_token or 0) for row in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(row), 0) for row in rows]),
+    }
 
 
 def embed(loaded: LoadedModel, inputs: Mapping[str, Any]) -> list[list[float]]:
