@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -74,6 +75,32 @@ class TestOneServer:
         model.process_start = "2"
         reader.scrape()
         assert server.paths.count("/slots") == 2
+
+    def test_scrape_raises_when_several_servers_answer_in_turn(self, serve):
+        model = ScriptedModel("smol", process_start="old")
+        reader = serve(model).reader()
+        reader.scrape()
+        model.process_start = "new"
+        reader.scrape()
+        for process_start in ["old", "new"] * 15:
+            model.process_start = process_start
+            with pytest.raises(ScrapeError, match="several servers answer in turn") as caught:
+                reader.scrape()
+            assert caught.value.needs_action
+
+    def test_scrape_continues_when_newer_server_remains(self, serve):
+        model = ScriptedModel("smol", process_start="old")
+        reader = serve(model).reader()
+        reader.scrape()
+        for process_start in ("new", "old"):
+            model.process_start = process_start
+            with suppress(ScrapeError):
+                reader.scrape()
+        model.process_start = "new"
+        for _ in range(19):
+            with pytest.raises(ScrapeError):
+                reader.scrape()
+        assert samples(reader.scrape()) == {"smol": 7}
 
     def test_scrape_works_without_slots_endpoint(self, serve, monkeypatch):
         model = ScriptedModel("smol")

@@ -245,7 +245,11 @@ def test_delta_increases_cover_only_scraped_time(serve, tmp_path):
         return len(points)
 
     model.slots = []
+    # The server counts on when its model wakes up.
+    model.sleeping = True
     metrics, reader, provider = process()
+    wait_for(lambda: list(metrics.servers()))
+    model.sleeping = False
     wait_for(lambda: collect(reader))
     model.counters["prompt_tokens_total"] = 10
     wait_for(lambda: collect(reader) and sum(increases) == 3)

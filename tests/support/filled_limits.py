@@ -288,7 +288,7 @@ def _trace_graph_edges(count: int) -> Sized:
 def _ended_servers(count: int) -> Sized:
     reader = ServerReader(parse_target("http://127.0.0.1:9/metrics"))
     for number in range(count + 1):
-        reader._check_process(str(number))
+        reader._check_processes({None: str(number)})
     return lambda: reader._ended
 
 

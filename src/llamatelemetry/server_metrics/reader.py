@@ -11,10 +11,15 @@ from llamatelemetry.server_metrics.llama_cpp import LlamaCppReader
 from llamatelemetry.server_metrics.scrape import ModelScrape, ScrapeError, ServerScrape, get
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llamatelemetry.server_metrics.target import ScrapeTarget
 
 _METRICS: Final = "/metrics"
 _ENDED: Final = Limit("ended_servers", 64, "Ended processes of a scraped server")
+# Scrapes that one process must answer after another one did: a minute or less. A rolling update
+# ends so, while servers behind a load balancer go on to answer in turn.
+_SETTLED: Final = 20
 
 
 class ServerReader:
@@ -29,8 +34,9 @@ class ServerReader:
     def __init__(self, target: ScrapeTarget) -> None:
         self._given = target
         self._use(target)
-        self._process_start: str | None = None
-        self._ended: dict[str, None] = {}
+        self._process_starts: dict[str | None, str | None] = {}
+        self._ended: dict[tuple[str | None, str | None], None] = {}
+        self._unsettled = 0
 
     def scrape(self) -> ServerScrape:
         """Scrape the server once.
@@ -68,7 +74,10 @@ class ServerReader:
             self._is_llama_cpp = False
             return scrape
         self._is_llama_cpp = True
-        return self._llama_cpp.scrape(props)
+        scrape = self._llama_cpp.scrape(props)
+        # The models of a router have a process each.
+        self._check_processes({each.group.model: each.process_start for each in scrape.awake})
+        return scrape
 
     def _scrape_other(self, props_error: ScrapeError | None = None) -> ServerScrape:
         try:
@@ -83,19 +92,29 @@ class ServerReader:
             reason = f"{_METRICS} has no metrics of a known engine ({known})"
             raise ScrapeError(reason, needs_action=True)
         start = read_process_start(text)
-        self._check_process(start)
+        self._check_processes({None: start})
         scrapes = (
             ModelScrape(group, start, values.counters, values.gauges)
             for group, values in read_figures(engine, text).items()
         )
         return ServerScrape(tuple(scrapes), engine)
 
-    def _check_process(self, start: str | None) -> None:
-        """Raise if several processes answer in turn: their counters have no common total."""
-        if start != self._process_start and self._process_start is not None:
-            self._ended[self._process_start] = None
-            _ENDED.trim(self._ended)
-        self._process_start = start
-        if start in self._ended:
+    def _check_processes(self, starts: Mapping[str | None, str | None]) -> None:
+        """Raise if several processes answer in turn: their counters have no common total.
+
+        Args:
+            starts: Process start of each model, or of the whole server under `None`.
+        """
+        if self._ended.keys() & starts.items():
+            self._unsettled = _SETTLED
+        else:
+            for model, start in starts.items():
+                last = self._process_starts.get(model, start)
+                if last is not None and last != start:
+                    self._ended[model, last] = None
+                    _ENDED.trim(self._ended)
+            self._process_starts = {**starts}
+            self._unsettled = max(self._unsettled - 1, 0)
+        if self._unsettled:
             reason = "several servers answer in turn: give the URL of each one"
             raise ScrapeError(reason, needs_action=True)

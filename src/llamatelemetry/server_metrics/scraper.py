@@ -140,7 +140,7 @@ class Poller:
     def _reset(self) -> None:
         self._reader = ServerReader(self._target)
         self._totals: dict[Group, ModelTotals] | None = None
-        self._baseline: Mapping[Group, Mapping[str, float]] | None = None
+        self._baseline: dict[Group, dict[str, float]] | None = None
         self._provider: str | None = None
         self._is_up: bool | None = None
         self._saved: str | None = None
@@ -236,8 +236,12 @@ class Poller:
         for group, each in fresh.items():
             if group in totals or len(totals) < _MAX_GROUPS:
                 slept = group.model in self._slept
+                is_new = group not in totals
                 group_totals = totals.setdefault(group, ModelTotals())
                 group_totals.update(each.counters, each.process_start, slept=slept)
+                if is_new and slept and self._baseline is not None and self._is_delta:
+                    # It was asleep at the first scrape, which its counts are from before.
+                    self._baseline[group] = group_totals.totals()
         self._slept -= {group.model for group in fresh}
         if self._baseline is None:
             # The counts before the first scrape, or the totals that another process saved.
