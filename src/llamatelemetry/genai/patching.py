@@ -249,7 +249,7 @@ def _inherited_binder(original: Any, owner: Any, name: str) -> Callable[[Any], A
 
     def bind(instance: Any) -> Any:
         if isinstance(instance, owner):
-            return getattr(super(owner, instance), name)
+            return getattr(super(owner, instance), name)  # type: ignore[reportUnknownArgumentType]
         return MethodType(original, instance)
 
     return bind
