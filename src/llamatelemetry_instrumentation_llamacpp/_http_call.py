@@ -172,14 +172,14 @@ class HttpCall:
 
     def contains(self, adapter: HttpClientAdapter, inner: OutgoingRequest) -> bool:
         """Return whether another request is this one, sent again or by a lower library."""
+        if inner.match.route is not self._match.route:
+            return False
         if adapter is self.adapter:
             is_same = adapter.is_part_of(inner.client, inner.request, self)
             if is_same and adapter.is_resend(inner.client, self):
                 self.on_resend()
             return is_same
-        return inner.match.route is self._match.route and (
-            inner.server == self._server or self.adapter.sent_by == adapter.library
-        )
+        return inner.server == self._server or self.adapter.sent_by == adapter.library
 
     def on_sent(self) -> None:
         """Restart the clock of this attempt: a library reports that it sends the request now."""

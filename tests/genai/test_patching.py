@@ -12,6 +12,7 @@ import sys
 import threading
 import types
 from typing import Any
+from unittest import mock
 
 import pytest
 import wrapt
@@ -132,6 +133,37 @@ def test_apply_does_not_patch_base_of_inherited_method(library):
     module.Base().inherited_method(1)
     assert library.wrapper_calls == []
     assert "inherited_method" in vars(module.Client)
+
+
+def test_inherited_method_that_is_patched_in_base_class_later_is_called(library):
+    module = library.load()
+    library.table("Client.inherited_method").apply()
+    with mock.patch.object(module.Base, "inherited_method", return_value="mocked"):
+        assert module.Client().inherited_method(1) == "mocked"
+    assert module.Client().inherited_method(1) == ("inherited_method", 1)
+    assert len(library.wrapper_calls) == 2
+
+
+def test_inherited_method_of_other_base_class_comes_first(library):
+    module = library.load()
+
+    class Mixin(module.Base):
+        def inherited_method(self, x: int) -> Any:
+            return ("mixin", super().inherited_method(x))
+
+    class Special(module.Client, Mixin):
+        pass
+
+    expected = Special().inherited_method(1)
+    library.table("Client.inherited_method").apply()
+    assert Special().inherited_method(1) == expected == ("mixin", ("inherited_method", 1))
+    assert len(library.wrapper_calls) == 1
+
+
+def test_inherited_method_is_called_with_object_of_other_class(library):
+    module = library.load()
+    library.table("Client.inherited_method").apply()
+    assert module.Client.inherited_method(object(), 1) == ("inherited_method", 1)
 
 
 def test_coroutine_function_keeps_kind_name_and_signature(library):

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+import requests
 from opentelemetry.trace import StatusCode
 
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
@@ -195,6 +196,24 @@ def test_redirected_request_is_one_call(
     assert (bare.status, bare.hops) == (200, 2)
     span = recorder.call()
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
+
+
+def test_other_request_of_a_response_hook_is_a_call_of_its_own(
+    instrument: Callable[..., Recorder],
+) -> None:
+    """Both use the same session, which also sends redirects from inside `send`."""
+    recorder = instrument(llamacpp_allow=("127.0.0.1",))
+
+    def embed(response: requests.Response, **_options: Any) -> None:
+        if response.url.endswith("/chat/completions"):
+            session.post(f"{server.origin}/v1/embeddings", json={"model": "smol", "input": "Hi"})
+
+    with scripted(plain(CHAT)) as server, requests.Session() as session:
+        session.hooks["response"].append(embed)
+        session.post(f"{server.origin}/v1/chat/completions", json=BODY)
+    spans = {span.name: span for span in recorder.calls()}
+    assert spans.keys() == {"chat smol", "embeddings smol"}
+    assert "http.request.resend_count" not in spans["chat smol"].attributes
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])

@@ -11,7 +11,7 @@ working.
 from __future__ import annotations
 
 import copy
-from functools import wraps
+from functools import partial, wraps
 from inspect import isasyncgenfunction, isclass, iscoroutinefunction, isgeneratorfunction
 from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -216,11 +216,18 @@ def make_patch_link(
         name: Attribute of `owner` that the result is stored in.
     """
     if type(original) is MethodType and _is_plain(original.__func__):
-        return MethodType(_function_link(original.__func__, wrapper, switch), original.__self__)
+        bind = partial(MethodType, original.__func__)
+        return MethodType(
+            _function_link(original.__func__, bind, wrapper, switch), original.__self__
+        )
     if not (isclass(owner) and _is_plain(original)):
         return _Link(original, wrapper, switch, owner, name)
-    function = _function_link(original, wrapper, switch)
-    if name not in vars(owner):
+    is_inherited = name not in vars(owner)
+    bind = (
+        _inherited_binder(original, owner, name) if is_inherited else partial(MethodType, original)
+    )
+    function = _function_link(original, bind, wrapper, switch)
+    if is_inherited:
         # pickle finds functions by these names, and under the base class it is the original.
         function.__module__ = owner.__module__
         function.__qualname__ = f"{owner.__qualname__}.{name}"
@@ -233,20 +240,42 @@ def _is_plain(function: Any) -> bool:
     return type(function) is FunctionType and not is_generator
 
 
-def _function_link(original: Any, wrapper: Wrapper, switch: PatchSwitch) -> Any:
-    """Wrap a method in a function, which takes a tenth of the time of wrapt's object."""
+def _inherited_binder(original: Any, owner: Any, name: str) -> Callable[[Any], Any]:
+    """Return the function that binds the method that a class inherits.
+
+    It looks the method up at each call: the base class may be patched later, and in a subclass
+    another base class may come first.
+    """
+
+    def bind(instance: Any) -> Any:
+        if isinstance(instance, owner):
+            return getattr(super(owner, instance), name)  # type: ignore[reportUnknownArgumentType]
+        return MethodType(original, instance)
+
+    return bind
+
+
+def _function_link(
+    original: Any, bind: Callable[[Any], Any], wrapper: Wrapper, switch: PatchSwitch
+) -> Any:
+    """Wrap a method in a function, which takes a tenth of the time of wrapt's object.
+
+    `bind` returns the bound original method of an instance.
+    """
 
     @wraps(original)
     def function(self: Any, *args: Any, **kwargs: Any) -> Any:
+        method = bind(self)
         if not switch.is_on:
-            return original(self, *args, **kwargs)
-        return wrapper(MethodType(original, self), self, args, kwargs)
+            return method(*args, **kwargs)
+        return wrapper(method, self, args, kwargs)
 
     @wraps(original)
     async def coroutine_function(self: Any, *args: Any, **kwargs: Any) -> Any:
+        method = bind(self)
         if not switch.is_on:
-            return await original(self, *args, **kwargs)
-        return await wrapper(MethodType(original, self), self, args, kwargs)
+            return await method(*args, **kwargs)
+        return await wrapper(method, self, args, kwargs)
 
     made: Any = coroutine_function if iscoroutinefunction(original) else function
     made._self_wrapper = wrapper  # The name that wrapt uses; it identifies instrumentations.
