@@ -122,6 +122,13 @@ def test_existing_output_gets_a_run_and_the_summary_covers_this_run_only(
     assert "exit status 0" in page
 
 
+def test_json_is_a_line_of_its_own_whatever_the_command_has_printed(tmp_path: Path) -> None:
+    done = run("--json", "--", "printf", "no line break", cwd=tmp_path)
+    first, *_, last = done.stdout.splitlines()
+    assert first == "no line break"
+    assert json.loads(last)["exit_status"] == 0
+
+
 def test_fail_on_error_exits_with_1_if_a_call_failed(tmp_path: Path) -> None:
     program = """
         import openai

@@ -50,7 +50,7 @@ def _run(arguments: list[str]) -> int:
 
 def _prepare_output() -> None:
     """Make both output streams usable: closed ones, and those of a locale without some characters."""
-    if os.environ.get("COLUMNS") == "0":  # an unknown width, for which rich would print nothing
+    if os.environ.get("COLUMNS") == "0":  # unknown: rich would print nothing
         del os.environ["COLUMNS"]
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # `>&-` in a shell

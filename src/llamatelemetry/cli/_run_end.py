@@ -149,7 +149,8 @@ def _report(console: Console, recorded: Recording, path: Path) -> Path | None:
 def _conclude(console: Console, outcome: Outcome, *, as_json: bool) -> None:
     """Print the outcome: as a table on standard error, or as the last line of standard output."""
     if as_json:
-        sys.stdout.write(f"{outcome.to_json()}\n")
+        # The last line of the command may have no line break.
+        sys.stdout.write(f"\n{outcome.to_json()}\n")
         return
     if outcome.reason:
         print_line(console, outcome.reason, "yellow")

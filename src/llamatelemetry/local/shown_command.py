@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -20,8 +21,9 @@ def shown_command(arguments: Sequence[str]) -> tuple[str, ...]:
 
     Hidden are code behind `-c`, arguments with spaces (they may be prompts), long arguments, and
     values of options such as `--api-key`. Keys and passwords inside other arguments are redacted.
+    Bytes that are not UTF-8, as in the names of old files, are replaced: no file can store them.
     """
-    return tuple(_shown(arguments))
+    return tuple(_shown([os.fsencode(each).decode(errors="replace") for each in arguments]))
 
 
 def _shown(arguments: Sequence[str]) -> Iterator[str]:

@@ -312,6 +312,29 @@ class TestLivePage:
             finally:
                 page.stop()
 
+    @pytest.mark.parametrize("is_span_first", [True, False])
+    def test_page_gets_content_that_arrives_at_another_time_than_its_span(
+        self, tmp_path: Path, is_span_first: bool
+    ) -> None:
+        whole = sample_recording()
+        records = [[whole.spans[-1]], list(whole.logs)]
+        with Store(tmp_path / "run.db") as store:
+            page = LivePage(tmp_path / "run.db")
+            try:
+                path = "/" + page.url.split("/", 3)[3]
+                position = data_of(self.get(page.url, path)[1])["next"]
+                for each in records if is_span_first else reversed(records):
+                    store.write(each)
+                    more = json.loads(self.get(page.url, f"{path}data?after={position}")[1])
+                    position = more["next"]
+                found = more["columns"]
+                assert found["spans"]["id"] == [whole.spans[-1].span_id]
+                [pairs] = found["spans"]["attributes"]
+                assert "gen_ai.output.messages" in [found["values"][at] for at in pairs[::2]]
+                assert found["spans"]["role"] == [1]
+            finally:
+                page.stop()
+
     def test_closed_connection_prints_nothing(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:

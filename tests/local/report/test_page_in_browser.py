@@ -23,6 +23,7 @@ from tests.support.example_records import (
 )
 
 pytestmark = browser.MARKS
+ID_OF_CALL = {"trace_id": call(1).trace_id, "span_id": call(1).span_id}
 
 
 def test_page_is_usable_by_keyboard_and_shows_prompts_as_text(tmp_path: Path) -> None:
@@ -279,6 +280,21 @@ def test_page_counts_a_call_once_when_the_span_of_its_engine_came_first(tmp_path
     )
     assert said["before"] == [[25], [engine.span_id]]
     assert said["after"] == [[15], [client.span_id], 2]
+
+
+def test_live_page_shows_the_content_that_arrives_after_its_span(tmp_path: Path) -> None:
+    later = compact(columns([call(1)], logs=[replace(sample_recording().logs[0], **ID_OF_CALL)]))
+    said = in_browser(
+        tmp_path,
+        live_page(Recording([call(1)])),
+        f"""
+        const answer = () => [showDetails(spans[0]), ...textsOf($("details"), ".message pre")].slice(1);
+        said.before = answer();
+        add({later});
+        said.after = answer();
+        """,
+    )
+    assert said == {"before": [], "after": ["an answer"]}
 
 
 def test_duration_of_a_span_without_an_end_is_unknown(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from llamatelemetry.local.recording import Recording
 from llamatelemetry.local.records import MetricPoint, SpanRecord
 from llamatelemetry.local.store import Store
 from llamatelemetry.local.why import explain
+from tests.support.example_records import call as recorded_call
+from tests.support.example_records import vllm
 from tests.support.explained_calls import (
     START_NS,
     call,
@@ -205,6 +207,15 @@ def test_engine_in_the_process_has_no_network_and_no_neighbors():
 
 def test_empty_recording_has_no_calls():
     assert str(explain(Recording())) == "No LLM call recorded."
+
+
+def test_calls_that_cannot_be_explained_are_counted():
+    spans = [vllm(1, parent=None, trace=1), replace(recorded_call(2, trace=2), end_ns=0)]
+    reason = "only their engine recorded them, or they end before their start."
+    assert str(explain(Recording(spans))) == f"2 calls are not explained: {reason}"
+    explanation = explain(Recording([*spans[:1], recorded_call(3, trace=3)]))
+    assert len(explanation.calls) == 1
+    assert explanation.notes[-1] == f"1 call is not explained: {reason}"
 
 
 def test_why_reads_a_database(tmp_path: Path):

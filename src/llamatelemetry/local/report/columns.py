@@ -37,7 +37,8 @@ _CONTENT: Final = (
     *(names.GEN_AI_SYSTEM_INSTRUCTIONS, names.GEN_AI_INPUT_MESSAGES),
     *(names.GEN_AI_OUTPUT_MESSAGES, names.GEN_AI_TOOL_DEFINITIONS),
 )
-_CONTENT_EVENT: Final = "gen_ai.client.inference.operation.details"
+CONTENT_EVENT: Final = "gen_ai.client.inference.operation.details"
+"""Event with the prompt and the completion of a call."""
 
 
 class _DistinctValues:
@@ -242,7 +243,7 @@ def _content_by_span(logs: Iterable[LogRecord]) -> dict[tuple[str, str], dict[st
     """Return prompts and completions that were recorded as events instead of on the span."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for log in logs:
-        if log.event_name == _CONTENT_EVENT and log.trace_id and log.span_id:
+        if log.event_name == CONTENT_EVENT and log.trace_id and log.span_id:
             found[log.trace_id, log.span_id] = {
                 name: log.attributes[name] for name in _CONTENT if name in log.attributes
             }

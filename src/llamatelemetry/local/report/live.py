@@ -14,7 +14,7 @@ from llamatelemetry.local.calls import summarize
 from llamatelemetry.local.joined_calls import join_calls
 from llamatelemetry.local.loopback_server import HOST, LoopbackHandler, LoopbackServer
 from llamatelemetry.local.recording import Recording
-from llamatelemetry.local.report.columns import columns, compact
+from llamatelemetry.local.report.columns import CONTENT_EVENT, columns, compact
 from llamatelemetry.local.report.page import render
 from llamatelemetry.local.store import StoreError, StoreReader
 from llamatelemetry.local.summary_table import summary_table
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llamatelemetry.local.joined_calls import JoinedCall
-    from llamatelemetry.local.records import MetricPoint, Run, SpanRecord
+    from llamatelemetry.local.records import LogRecord, MetricPoint, Run, SpanRecord
 
 _IDLE_S: Final = 30
+_TABLES: Final = ("spans", "points", "logs")
+_SpanId = tuple[str | None, str | None]
 # The rows of SQLite are numbers below 2**63.
 _POSITION: Final = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18}){2}")
 
@@ -74,8 +76,9 @@ class _LiveDatabase:
         self._reader = StoreReader(path)
         self._spans: list[SpanRecord] = []
         self._points: list[MetricPoint] = []
+        self._content: dict[_SpanId, LogRecord] = {}
         after: Mapping[str, int] = {} if run is None else run.after
-        self._summarized_up_to = (after.get("spans", 0), after.get("points", 0))
+        self._read_up_to = tuple(after.get(table, 0) for table in _TABLES)
 
     def close(self) -> None:
         with self._lock:
@@ -93,30 +96,42 @@ class _LiveDatabase:
             with self._reader.snapshot():
                 new = list(self._reader.spans(after=spans))
                 new_points = list(self._reader.points(after=points))
-                new_logs = list(self._reader.logs(after=logs))
+                new_content = _content_by_span(self._reader.logs(after=logs))
                 position = self._position()
-                self._read_for_summary()
+                self._read_new()
             table = summary_table(summarize(self._spans, self._points))
-            calls = join_calls(self._spans) if new else ()
-        found = columns([*new, *_changed(calls, new)], new_points, new_logs, calls=calls)
+            # It arrives before or after its span.
+            described = [span for span in self._spans if _id_of(span) in new_content]
+            calls = join_calls(self._spans) if new or described else ()
+            spans_by_id = {_id_of(span): span for span in (*new, *_changed(calls, new), *described)}
+            content = [self._content[each] for each in spans_by_id if each in self._content]
+        found = columns([*spans_by_id.values()], new_points, content, calls=calls)
         return compact({"columns": found, "next": position, "summary": table})
 
     def _position(self) -> str:
-        tables = ("spans", "points", "logs")
-        return ".".join(str(self._reader.last_row(table)) for table in tables)
+        return ".".join(str(self._reader.last_row(table)) for table in _TABLES)
 
-    def _read_for_summary(self) -> None:
-        spans, points = self._summarized_up_to
+    def _read_new(self) -> None:
+        spans, points, logs = self._read_up_to
         self._spans += self._reader.spans(after=spans)
         self._points += self._reader.points(after=points)
-        self._summarized_up_to = (self._reader.last_row("spans"), self._reader.last_row("points"))
+        self._content |= _content_by_span(self._reader.logs(after=logs))
+        self._read_up_to = tuple(self._reader.last_row(table) for table in _TABLES)
+
+
+def _id_of(span: SpanRecord) -> _SpanId:
+    return span.trace_id, span.span_id
+
+
+def _content_by_span(logs: Iterable[LogRecord]) -> dict[_SpanId, LogRecord]:
+    return {(log.trace_id, log.span_id): log for log in logs if log.event_name == CONTENT_EVENT}
 
 
 def _changed(calls: Iterable[JoinedCall], new: Iterable[SpanRecord]) -> Iterator[SpanRecord]:
     """Yield the spans of calls that new spans belong to: the engine's arrive at another time."""
-    arrived = {(span.trace_id, span.span_id) for span in new}
+    arrived = set(map(_id_of, new))
     for call in calls:
-        by_id = {(span.trace_id, span.span_id): span for span in call.spans}
+        by_id = {_id_of(span): span for span in call.spans}
         known = by_id.keys() - arrived
         if len(known) < len(by_id):
             yield from (by_id[each] for each in known)

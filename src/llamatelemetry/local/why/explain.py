@@ -27,7 +27,7 @@ from llamatelemetry.semconv.operations import PROVIDER_LLAMA_CPP
 _PROXY_SHARE: Final = 0.05
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from llamatelemetry.local.joined_calls import JoinedCall
@@ -92,7 +92,7 @@ class Explainer:
         notes: Facts that the recording lacks, with a remedy.
     """
 
-    def __init__(self, recording: Recording, joined: Iterable[JoinedCall]) -> None:
+    def __init__(self, recording: Recording, joined: Collection[JoinedCall]) -> None:
         calls = read_calls(recording, joined)
         groups: defaultdict[tuple[int, str], list[Call]] = defaultdict(list)
         for call in calls:
@@ -108,6 +108,12 @@ class Explainer:
         self._events = read_events(recording)
         self.servers: list[ServerRates] = []
         self.notes = _notes(calls, proxies)
+        if left_out := len(joined) - len(calls):
+            which = "1 call is" if left_out == 1 else f"{left_out:,} calls are"
+            self.notes.append(
+                f"{which} not explained: only their engine recorded them, or they end before their "
+                "start."
+            )
 
     def calls(self) -> Iterator[CallExplanation]:
         """Yield the explanations of all calls, by run and server."""

@@ -26,7 +26,9 @@ _MIN_SHOWN_MS: Final = 0.5
 def as_text(explanation: Explanation, *, shown: int = _SHOWN_CALLS) -> str:
     """Return the explanation as lines: totals, then the slowest calls that were not normal."""
     if not explanation.calls:
-        return "No call selected." if explanation.servers else "No LLM call recorded."
+        if explanation.servers:
+            return "No call selected."
+        return "\n".join(explanation.notes) or "No LLM call recorded."
     lines = [_headline(explanation), *_rates(explanation.servers), "", *_totals(explanation)]
     if again := list(_again(explanation.calls)):
         lines += ["", *again]

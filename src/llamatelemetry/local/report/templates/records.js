@@ -41,11 +41,11 @@ function add(chunk) {
     const span = spanOf(chunk, row);
     const known = byId.get(span.trace + span.id);
     if (known) {
-      // Another span of the same call has arrived.
+      // Another span of the same call has arrived, or its content.
       const whole = traces.get(span.trace);
       whole.tokens += tokensIn(span) - tokensIn(known);
       whole.calls += Number(Boolean(span.call)) - Number(Boolean(known.call));
-      Object.assign(known, { call: span.call, role: span.role, parts: span.parts });
+      Object.assign(known, { call: span.call, role: span.role, parts: span.parts, attributes: span.attributes, brief: span.brief });
       continue;
     }
     byId.set(span.trace + span.id, span);
