@@ -77,7 +77,7 @@ def _llama_options(request: BenchRequest) -> dict[str, Any]:
 async def _fetch_llama_counters(client: AsyncLlamaCppClient) -> dict[str, float]:
     """Return the counters of a llama.cpp server; empty if they cannot be read.
 
-    `/metrics` may be disabled. A server may crash during a run, whose requests are kept.
+    `/metrics` may be disabled. The requests of a run are kept also if the server crashes.
     """
     try:
         return await client.metrics()

@@ -189,7 +189,7 @@ def _check_timeout(timeout_s: Any) -> None:
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:
-    """Return the header for a key. An empty key, such as an empty variable, is no key."""
+    """Return the header for a key. An empty key counts as missing."""
     if not api_key:
         return {}
     # The error of the HTTP library would contain the key.

@@ -33,7 +33,7 @@ T = TypeVar("T")
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _CONNECTION_ATTEMPTS: Final = 4
-# The statuses of a proxy whose server does not run yet.
+# The statuses of a proxy if the server behind it does not run yet.
 _NO_SERVER_BEHIND_PROXY: Final = frozenset({502, 503, 504})
 
 
