@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from llamatelemetry.bench import (
     SweepResults,
 )
 from llamatelemetry.bench.analysis.metrics import parse_slo
+from llamatelemetry.bench.report.plots import sweep_plots
 from llamatelemetry.bench.sweep import SweepPoint
 from tests.support.example_results import EVIL, record, results
 
@@ -52,6 +54,19 @@ def test_load_rejects_other_files(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="must be the JSON of a benchmark"):
+        BenchmarkResults.load(path)
+
+
+def test_load_names_what_the_file_lacks(tmp_path):
+    path = results().save(tmp_path / "r.json")
+    data = json.loads(path.read_text())
+    for part, lacking in (("model", "'model'"), ("requests", "'requests'")):
+        path.write_text(json.dumps({name: data[name] for name in data if name != part}))
+        with pytest.raises(ValueError, match=f"lacks a part of a benchmark: {lacking}"):
+            BenchmarkResults.load(path)
+    del data["requests"][0]["due_s"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"lacks a part of a benchmark: .*due_s"):
         BenchmarkResults.load(path)
 
 
@@ -160,6 +175,25 @@ def test_knee_is_last_load_with_sufficient_gain(throughputs, knee):
     sweep = sweep_of(throughputs)
     assert sweep.knee == knee
     assert f"Knee: {knee or 'none'}" in sweep.summary()
+
+
+def test_sweep_does_not_compare_tokens_with_requests():
+    sweep = sweep_of({1: 10, 2: 19, 4: 36})
+    first, second, last = sweep.points
+    unknown = [record(index, output_tokens=None) for index in range(60)]
+    failed = [record(index, error="500") for index in range(60)]
+    partly = SweepPoint(4, replace(last.results, requests=unknown))
+    mixed = SweepResults("concurrency", [first, second, partly])
+    assert (sweep.has_tokens, mixed.has_tokens) == (True, False)
+    assert mixed.knee is None
+    (plot,) = sweep_plots(mixed)
+    assert (plot["x"]["title"], plot["series"][0]["x"]) == ("Requests/s", [3.333, 6.333, 12.0])
+
+    broken = SweepPoint(4, replace(last.results, requests=failed))
+    ended = SweepResults("concurrency", [first, second, broken])
+    assert (ended.has_tokens, ended.knee) == (True, 2)
+    (plot,) = sweep_plots(ended)
+    assert (plot["x"]["title"], plot["series"][0]["x"]) == ("Output tokens/s", [10.0, 19.0])
 
 
 def test_sweep_saves_json_markdown_and_html(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import openai
 import pytest
 from opentelemetry.sdk.trace import SpanProcessor
@@ -192,11 +195,40 @@ def test_runner_rejects_unsupported_client():
 
 
 @pytest.mark.parametrize(
-    "options", [{"cache": "hot"}, {"max_tokens": 0}, {"concurrency": 0}, {"slo": "ttft"}]
+    ("options", "message"),
+    [
+        ({"cache": "hot"}, "cache must be 'cold' or 'warm', got 'hot'"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_tokens": 2.5}, "max_tokens must be an integer, got 2.5"),
+        ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
+        ({"concurrency": 1.5}, "concurrency must be an integer, got 1.5"),
+        ({"seed": None}, "seed must be an integer, got None"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"profile": "quick"}, "profile must be a BenchmarkProfile such as .*, got 'quick'"),
+        ({"slo": "ttft"}, "ttft must be a time"),
+    ],
 )
-def test_runner_rejects_invalid_options(options):
-    with pytest.raises(ValueError, match=r"must be"):
+def test_runner_rejects_invalid_options(options, message):
+    with pytest.raises(ValueError, match=message):
         BenchmarkRunner(Engine(REPLY), **options)
+
+
+def test_run_rejects_invalid_number_of_repeats():
+    with pytest.raises(ValueError, match=r"repeats must be an integer, got 1\.5"):
+        BenchmarkRunner(Engine(REPLY)).run("m", "Hello", repeats=1.5)
+
+
+def test_runner_accepts_numbers_of_numpy():
+    def runner(**options):
+        return BenchmarkRunner(Engine(REPLY), BenchmarkProfile.QUICK, progress=False, **options)
+
+    one, seed, rate = np.int64(1), np.int64(3), np.float32(200)
+    results = runner(concurrency=one, max_tokens=one, seed=seed, rate=rate).run("m", "Hello")
+    settings = json.loads(results.to_json())["settings"]
+    assert [settings[name] for name in ("max_tokens", "seed", "rate")] == [1, 3, 200.0]
+    sweep = runner().sweep("m", "Hello", concurrencies=np.arange(1, 3))
+    levels = [point["level"] for point in json.loads(sweep.to_json())["points"]]
+    assert (sweep.parameter, levels) == ("concurrency", [1, 2])
 
 
 def test_run_raises_when_server_is_unreachable():

@@ -100,6 +100,16 @@ def test_bench_runs_a_sweep_and_saves_it(server, prompts, tmp_path):
     assert [point["level"] for point in json.loads(out.read_text())["points"]] == [1, 2, 4]
 
 
+def test_bench_keeps_the_loads_before_a_crash_of_the_server_and_exits_with_1(tmp_path, prompts):
+    out, warm_up, run = tmp_path / "sweep.json", 4, 10
+    with scripted_server(tmp_path, "--crashes-after", str(warm_up + run)) as server:
+        wanted = ["--sweep", "concurrency=1,2,4", "--profile", "quick", "-o", out]
+        done = bench("--url", server.url, "--prompts", prompts(), *wanted)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "Warning: The sweep ended before concurrency 2: ConnectError" in done.stdout
+    assert [point["level"] for point in json.loads(out.read_text())["points"]] == [1]
+
+
 def test_bench_uses_openai_client_for_other_servers(tmp_path, prompts):
     with scripted_server(tmp_path, "--owner", "somebody") as other:
         options = ["--url", other.url, "--profile", "quick", "--rate", "50", "--concurrency", "4"]

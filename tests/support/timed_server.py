@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ class _Served:
         self.options = options
         self.truth = Path(options.truth).open("a")  # noqa: SIM115 - until the process is killed
         self.turn = asyncio.Semaphore(1) if options.serial else None
-        self.metrics_answers = 0
+        self.metrics_answers = self.responses = 0
         self.counters = {"prompt_tokens_total": 0, "tokens_predicted_total": 0}
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,6 +189,9 @@ class _Served:
         truth = Truth(script.id, received_ns, headers_ns, token_ns, ended_ns, body)
         self.truth.write(json.dumps(asdict(truth)) + "\n")
         self.truth.flush()
+        self.responses += 1
+        if self.responses == self.options.crashes_after:
+            os._exit(1)
 
     async def tokens(self, script: Script, writer: asyncio.StreamWriter) -> Any:
         if script.noise:  # chunks without tokens
@@ -276,6 +280,7 @@ async def _main() -> None:
         default=math.inf,
         help="number of /metrics responses before it hangs",
     )
+    parser.add_argument("--crashes-after", type=int, help="number of responses before it exits")
     served = _Served(parser.parse_args())
     server = await asyncio.start_server(served.connection, "127.0.0.1", 0, backlog=512)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")

@@ -173,7 +173,7 @@ class RunRecord:
 
     Attributes:
         started_unix_s: Start of the run as Unix time, in seconds.
-        duration_s: Seconds from the first scheduled time to the end of the last response.
+        duration_s: Seconds from the start of the run to the end of the last response.
         trace_id: Trace id of the run, which contains a span per request.
         planned: Number of planned requests.
         interrupted: Whether Ctrl-C ended the run early.

@@ -144,7 +144,8 @@ class BenchmarkResults(Exportable):
         Raises:
             FingerprintMismatchError: The benchmarks were made under different conditions.
             ImportError: numpy or SciPy is not installed.
-            ValueError: A metric name is invalid, or no metric has values in both benchmarks.
+            ValueError: A metric name or `min_effect` is invalid, or no metric has values in both
+                benchmarks.
         """
         return compare(
             other, self, metrics=metrics, min_effect=min_effect, allow=allow, force=force
@@ -208,11 +209,14 @@ class BenchmarkResults(Exportable):
             raise ValueError(f"{path} must be the JSON of a benchmark, with a schema") from error
         if schema != SCHEMA:
             raise ValueError(f"the schema of {path} must be {SCHEMA!r}, got {schema!r}")
-        return cls(
-            **{name: data[name] for name in _PLAIN_FIELDS},
-            requests=[RequestRecord.from_dict(record) for record in data["requests"]],
-            runs=[RunRecord.from_dict(run) for run in data["runs"]],
-        )
+        try:
+            return cls(
+                **{name: data[name] for name in _PLAIN_FIELDS},
+                requests=[RequestRecord.from_dict(record) for record in data["requests"]],
+                runs=[RunRecord.from_dict(run) for run in data["runs"]],
+            )
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"{path} lacks a part of a benchmark: {error}") from error
 
 
 def _summary_data(summary: MetricSummary) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from llamatelemetry.bench.load.schedule import (
     Load,
     Ramp,
     arrival_times,
+    checked_integer,
 )
 from llamatelemetry.bench.load.session import Session
 from llamatelemetry.bench.machine import GpuMeter, describe_machine, fingerprint
@@ -129,17 +130,19 @@ class BenchmarkRunner:
     ) -> None:
         # Called only to reject an unsupported client now; each benchmark creates its own target.
         make_target(client)
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens!r}")
+        if profile not in tuple(BenchmarkProfile):
+            raise ValueError(
+                f"profile must be a BenchmarkProfile such as BenchmarkProfile.QUICK, got {profile!r}"
+            )
         if cache not in {"cold", "warm"}:
             raise ValueError(f"cache must be 'cold' or 'warm', got {cache!r}")
         self._client = client
         self._profile = profile
         self._load = Load(concurrency, rate, arrival)
-        self._max_tokens = max_tokens
+        self._max_tokens = checked_integer("max_tokens", max_tokens, 1)
         self._cache = cache
         self._is_cold = cache == "cold"
-        self._seed = seed
+        self._seed = checked_integer("seed", seed, 0)
         self._slo = parse_slo(slo)
         self._progress = progress
         self._record_prompts = record_prompts
@@ -158,8 +161,7 @@ class BenchmarkRunner:
         Raises:
             BenchmarkError: Every warm-up request failed.
         """
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats!r}")
+        repeats = checked_integer("repeats", repeats, 1)
         return self._measure(model_name, _Prompts.of(prompts), repeats, self._load)
 
     def run_interleaved(
@@ -196,8 +198,7 @@ class BenchmarkRunner:
             (True, 4)
             >>> comparison = candidate.compare(baseline)
         """
-        if repeats < 2:
-            raise ValueError(f"repeats must be at least 2, got {repeats!r}")
+        repeats = checked_integer("repeats", repeats, 2)
         prepared = _Prompts.of(prompts)
         total = (self._profile.runs + other._profile.runs) * repeats
         pair = secrets.token_hex(8)
@@ -227,6 +228,8 @@ class BenchmarkRunner:
     ) -> SweepResults:
         """Run the benchmark at increasing loads to find where throughput stops growing.
 
+        An error or Ctrl-C at a later load ends the sweep, which keeps the loads before.
+
         Args:
             model_name: Model name to request.
             prompts: Prompts, as for `run()`.
@@ -234,7 +237,7 @@ class BenchmarkRunner:
             rates: Arrivals per second; excludes `concurrencies`.
 
         Raises:
-            BenchmarkError: Every warm-up request failed.
+            BenchmarkError: Every warm-up request of the first load failed.
             ValueError: Neither or both of `concurrencies` and `rates` are given.
 
         Examples:
@@ -243,7 +246,8 @@ class BenchmarkRunner:
             >>> [(point.level, len(point.results.requests)) for point in sweep.points]
             [(1.0, 10), (2.0, 10)]
         """
-        if bool(concurrencies) == bool(rates):
+        levels = [*concurrencies, *rates]
+        if bool(len(concurrencies)) == bool(len(rates)):
             raise ValueError("a sweep needs either concurrencies or rates")
         prepared = _Prompts.of(prompts)
         arrival = self._load.arrival
@@ -251,12 +255,18 @@ class BenchmarkRunner:
             Load(self._load.concurrency, each, arrival) for each in rates
         ]
         points: list[SweepPoint] = []
-        for load, level in zip(loads, [*concurrencies, *rates], strict=True):
-            results = self._measure(model_name, prepared, 1, load)
+        for load, level in zip(loads, levels, strict=True):
+            try:
+                results = self._measure(model_name, prepared, 1, load)
+            except (Exception, KeyboardInterrupt) as error:
+                if not points:
+                    raise
+                points[-1] = _last_point(points[-1], load, error)
+                break
             points.append(SweepPoint(float(level), results))
             if results.runs[-1].interrupted:
                 break
-        return SweepResults("rate" if rates else "concurrency", tuple(points))
+        return SweepResults("rate" if len(rates) else "concurrency", tuple(points))
 
     def _measure(self, model: str, prompts: _Prompts, repeats: int, load: Load) -> BenchmarkResults:
         total = self._profile.runs * repeats
@@ -360,3 +370,17 @@ class BenchmarkRunner:
         ]
         plan = self._plan(model, conversations, Load(slots), -1)
         return replace(plan, schedule=schedule, keep_prompts=False)
+
+
+def _last_point(point: SweepPoint, load: Load, error: BaseException) -> SweepPoint:
+    """Return the last point of a sweep that an error or Ctrl-C has ended, with a warning."""
+    is_interrupt = isinstance(error, KeyboardInterrupt)
+    failure = f"The sweep ended before {load}: {type(error).__name__}: {error}"
+    results = point.results
+    *runs, last = results.runs
+    ended = replace(
+        results,
+        runs=[*runs, replace(last, interrupted=last.interrupted or is_interrupt)],
+        warnings=[*results.warnings, f"Interrupted before {load}" if is_interrupt else failure],
+    )
+    return replace(point, results=ended)

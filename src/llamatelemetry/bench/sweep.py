@@ -30,8 +30,12 @@ class SweepPoint:
     @property
     def throughput(self) -> float:
         """Output tokens per second if known, otherwise requests per second."""
+        return self.rate(in_tokens=self.results.totals.output_rate is not None)
+
+    def rate(self, *, in_tokens: bool) -> float:
+        """Return the throughput in output tokens, 0 if unknown, or requests per second."""
         totals = self.results.totals
-        return totals.request_rate if totals.output_rate is None else totals.output_rate
+        return (totals.output_rate or 0.0) if in_tokens else totals.request_rate
 
     def latency_s(self, name: str = "e2e", q: float = 0.5) -> float | None:
         """Return a quantile of a metric in seconds, or `None` if it is unknown."""
@@ -52,6 +56,12 @@ class SweepResults(Exportable):
     points: Sequence[SweepPoint]
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether the output tokens are known at each load with a successful request."""
+        totals = [point.results.totals for point in self.points]
+        return all(each.output_rate is not None for each in totals if each.request_rate)
+
+    @property
     def knee(self) -> float | None:
         """Highest load up to which each step raised throughput by at least half of its increase.
 
@@ -59,7 +69,8 @@ class SweepResults(Exportable):
         """
         for before, after in pairwise(sorted(self.points, key=lambda point: point.level)):
             more_load = after.level / before.level - 1
-            more_throughput = after.throughput / before.throughput - 1 if before.throughput else 0.0
+            old, new = (point.rate(in_tokens=self.has_tokens) for point in (before, after))
+            more_throughput = new / old - 1 if old else 0.0
             if more_throughput < _MIN_GAIN * more_load:
                 return before.level
         return None

@@ -170,7 +170,8 @@ def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOpti
             found = runner.sweep(model, prompts, concurrencies=[int(level) for level in levels])
     _print(found.summary())
     _write(found, options.files)
-    return max(_status(point.results) for point in found.points)
+    is_incomplete = len(found.points) < len(levels)
+    return max(_FAILURE * is_incomplete, *(_status(point.results) for point in found.points))
 
 
 def _check_outputs(paths: Iterable[Path], *, is_sweep: bool) -> None:

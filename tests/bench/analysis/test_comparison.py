@@ -201,3 +201,9 @@ def test_compare_rejects_unknown_metrics_and_omits_metrics_without_values():
     assert [metric.name for metric in comparison.metrics] == ["e2e"]
     with pytest.raises(ValueError, match="must be among ttft"):
         results().compare(results(), metrics=["speed"])
+
+
+@pytest.mark.parametrize("min_effect", [-0.5, -1, float("nan"), float("inf")])
+def test_compare_rejects_effect_that_is_not_a_fraction(min_effect):
+    with pytest.raises(ValueError, match=r"min_effect must be a fraction such as 0\.05, got"):
+        results().compare(results(), min_effect=min_effect)

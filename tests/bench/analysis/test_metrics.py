@@ -62,6 +62,8 @@ def test_summary_of_several_runs_has_intervals_over_the_runs():
     # A percentile needs enough requests in each run, not in all runs together.
     assert p90.supported
     assert not found.quantiles[0.95].supported
+    for short_last in ([*runs[:2], runs[2][:28]], [runs[0][:28], *runs[1:]]):
+        assert not summary_of(*short_last).quantiles[0.9].supported
 
 
 @pytest.mark.parametrize("count", [9, 10])

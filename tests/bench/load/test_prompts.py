@@ -57,7 +57,31 @@ def test_load_prompts_reads_text_and_json_formats(tmp_path, text, expected):
     assert load_prompts(path) == expected
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"other": 1}', "[null, {}]"])
+def test_load_prompts_reads_byte_order_mark_and_line_separators_inside_texts(tmp_path):
+    texts = ["one\u2028two\x85three", "four"]
+    lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in texts]
+    expected = [Conversation.of_texts(text) for text in texts]
+    for name, content in (("p.jsonl", "\r\n".join(lines)), ("p.json", f"[{','.join(lines)}]")):
+        for encoding in ("utf-8", "utf-8-sig"):
+            (tmp_path / name).write_text(content, encoding=encoding)
+            assert load_prompts(tmp_path / name) == expected
+    (tmp_path / "p.txt").write_text("\n".join(texts), encoding="utf-8-sig")
+    assert load_prompts(tmp_path / "p.txt") == expected
+
+
+@pytest.mark.parametrize("text", ['[{"prompt": "one"},\n]', '{"prompt": "one"}\n{"prompt": "tw'])
+def test_load_prompts_rejects_invalid_json(tmp_path, text):
+    for name in ("p.json", "p.jsonl"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=r"must be JSON \(.*\) or lines of JSON \(line \d: "):
+            load_prompts(tmp_path / name)
+    (tmp_path / "p.txt").write_text("[INST] Hello [/INST]\n{name} says")
+    assert len(load_prompts(tmp_path / "p.txt")) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"other": 1}', "[null, {}]", '{"messages": 5}', '{"messages": [5]}']
+)
 def test_load_prompts_rejects_file_without_prompts(tmp_path, text):
     path = tmp_path / "prompts.json"
     path.write_text(text)
@@ -79,6 +103,10 @@ def test_as_conversations_accepts_texts_messages_and_conversations():
         ([[]], ValueError),
         ([1], TypeError),
         ([["a"]], TypeError),
+        ({"role": "user", "content": "Hello"}, TypeError),
+        (FIRST, TypeError),
+        ([Conversation.of_texts("Hello", max_tokens=0)], ValueError),
+        ([Conversation.of_texts("Hello", max_tokens=2.5)], ValueError),
     ],
 )
 def test_as_conversations_rejects_other_values(prompts, error):

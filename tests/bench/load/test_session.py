@@ -8,8 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 
+import httpx2
 import pytest
 
+from llamatelemetry.bench import BenchmarkProfile, BenchmarkRunner
+from llamatelemetry.llama import LlamaCppClient
 from tests.support.children import with_signals
 from tests.support.selection import slow_except
 from tests.support.timed_server import Script, ScriptedServer, scripted_server
@@ -42,6 +45,9 @@ runner = BenchmarkRunner(LlamaCppClient(url), BenchmarkProfile.QUICK, concurrenc
 print("started", flush=True)
 if kind == "repeats":
     found = [runner.run("scripted", [prompt], repeats=3)]
+elif kind == "sweep":
+    points = runner.sweep("scripted", [prompt], concurrencies=[5, 10]).points
+    found = [point.results for point in points]
 else:
     found = runner.run_interleaved(runner, "scripted", [prompt], repeats=3)
 print([len(results.requests) >= 10 for results in found], flush=True)
@@ -97,7 +103,7 @@ def test_interrupted_run_keeps_measured_requests(scripted, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "benchmarks"), [("repeats", 1), ("interleaved", 2)])
+@pytest.mark.parametrize(("kind", "benchmarks"), [("repeats", 1), ("interleaved", 2), ("sweep", 1)])
 def test_interrupted_series_keeps_earlier_runs(scripted, kind, benchmarks):
     """Ctrl-C arrives after the next run has started, before any of its requests ends."""
     warm_up, run = 4, 10
@@ -127,3 +133,34 @@ def test_benchmark_continues_when_sigint_is_ignored(scripted):
     counted, _, all_good = out
     assert (counted, all_good) == ("10 10 False", "True")
     assert err == ""
+
+
+def runner(server: ScriptedServer) -> BenchmarkRunner:
+    return BenchmarkRunner(LlamaCppClient(server.url), BenchmarkProfile.QUICK, progress=False)
+
+
+def test_requests_are_kept_when_the_server_crashes(tmp_path):
+    warm_up, before_the_crash = 4, 5
+    with scripted_server(tmp_path, "--crashes-after", str(warm_up + before_the_crash)) as server:
+        results = runner(server).run("scripted", Script(0).text(), repeats=2)
+    assert [record.ok for record in results.requests] == [True] * before_the_crash + [False] * 15
+    assert [run.engine for run in results.runs] == [{}, {}]
+    assert "15 of 20 requests failed: latencies exclude them" in results.warnings
+
+
+def test_sweep_keeps_earlier_loads_when_the_server_crashes(tmp_path):
+    warm_up, run = 4, 10
+    with scripted_server(tmp_path, "--crashes-after", str(warm_up + run)) as server:
+        sweep = runner(server).sweep("scripted", Script(0).text(), concurrencies=[1, 2, 4])
+    (point,) = sweep.points
+    assert (point.level, len(point.results.requests)) == (1, 10)
+    assert point.results.warnings[-1].startswith("The sweep ended before concurrency 2: Conn")
+    assert not point.results.runs[-1].interrupted
+    assert "Warning: The sweep ended before concurrency 2" in sweep.summary()
+
+
+def test_sweep_raises_when_its_first_load_fails(tmp_path):
+    with scripted_server(tmp_path, "--crashes-after", "4") as server:
+        runner(server).run("scripted", Script(0).text())
+        with pytest.raises(httpx2.ConnectError):
+            runner(server).sweep("scripted", Script(0).text(), concurrencies=[1, 2])

@@ -122,6 +122,57 @@ def test_wait_until_ready_retries_without_spans(kind, server, script, recorded):
 
 
 @both
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_wait_until_ready_waits_for_server_behind_proxy(kind, server, script, status):
+    script.replies = [ScriptedResponse(status, {}), ScriptedResponse(body={"status": "ok"})]
+    with Driver(kind, server.url) as driver:
+        driver("wait_until_ready", 10)
+    assert len(server.asked) == 2
+    script.replies = [ScriptedResponse(status, {})]
+    with (
+        Driver(kind, server.url) as driver,
+        pytest.raises(TimeoutError, match=f"HTTP {status}"),
+    ):
+        driver("wait_until_ready", 0.1)
+
+
+@both
+def test_wait_until_ready_raises_error_of_another_server_at_once(kind, server, script):
+    script.replies = [ScriptedResponse(404, {})]
+    with Driver(kind, server.url) as driver, pytest.raises(LlamaServerError, match="HTTP 404"):
+        driver("wait_until_ready", 10)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("key", ["secret\n", " secret", "secr\u00e9t", "sec\x00ret"])
+@pytest.mark.parametrize("client", [LlamaCppClient, AsyncLlamaCppClient])
+def test_key_that_no_header_can_hold_is_rejected_without_showing_it(client, key):
+    with pytest.raises(ValueError, match="api_key must be printable ASCII") as raised:
+        client(api_key=key)
+    assert key.strip() not in str(raised.value)
+
+
+@both
+def test_empty_key_is_no_key(kind, server, script):
+    script.replies = [ScriptedResponse(body={"status": "ok"})]
+    with Driver(kind, server.url, api_key="") as driver:
+        driver("health")
+    assert "authorization" not in {name.lower() for name in server.asked[0].headers}
+
+
+@pytest.mark.parametrize("timeout_s", [None, 0, -1, float("nan"), float("inf"), "5"])
+def test_client_rejects_timeout_that_is_not_a_time(timeout_s):
+    with pytest.raises(ValueError, match="timeout_s must be a number of seconds above 0, got"):
+        LlamaCppClient(timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("url", [None, "127.0.0.1:8080"])
+def test_client_rejects_url_without_scheme(url):
+    with pytest.raises(ValueError, match="base_url must start with http:// or https://, got"):
+        LlamaCppClient(url)
+
+
+@both
 def test_wait_until_ready_raises_with_reason_after_timeout(kind, server, script):
     script.replies = [LOADING]
     with Driver(kind, server.url) as driver, pytest.raises(ServerLoadingError):

@@ -9,8 +9,10 @@ import shlex
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,35 @@ from tests.support.fake_llama_server import NEW, OLD, faults, make_server
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.needs("ps")
+_LIMIT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+FIRST_OPEN_PORT = int(_LIMIT.read_text()) if _LIMIT.exists() else 0
+
+
+def zombies() -> set[str]:
+    """Return the ids of the children of this process that have exited and were not waited for."""
+    listed = subprocess.run([PS, "-eo", "ppid=,pid=,stat="], capture_output=True, text=True).stdout
+    lines = (line.split() for line in listed.splitlines())
+    return {pid for parent, pid, state in lines if parent == str(os.getpid()) and state[0] == "Z"}
+
+
+def as_unprivileged_user(work: Callable[[], str]) -> str:
+    """Return the result of a function that runs without the privileges of root."""
+    if os.geteuid() != 0:
+        return work()
+    read_fd, write_fd = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(write_fd, work().encode())
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    with os.fdopen(read_fd, encoding="utf-8") as result:
+        text = result.read()
+    os.waitpid(child, 0)
+    return text
 
 
 class TestRunning:
@@ -269,6 +300,26 @@ class TestFailures:
             with pytest.raises(PortTakenError, match=rf"port {port} is taken: .*port=0"):
                 manager(port=port).start()
 
+    @pytest.mark.skipif(FIRST_OPEN_PORT <= 80, reason="every user may listen on every port")
+    def test_start_names_missing_permission_for_port(self):
+        def start() -> str:
+            with pytest.raises(PortTakenError) as raised:
+                ServerManager(config, binary=program).start()
+            return str(raised.value)
+
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            program, model = make_server(Path(folder), NEW), Path(folder, "m.gguf")
+            model.write_bytes(b"GGUF and general.pooling_type")
+            with ServerManager(ServerConfig(model, port=0), binary=program):
+                pass  # Its --help is read now: the other user may not run this Python.
+            config = ServerConfig(model, port=80)
+            message = as_unprivileged_user(start)
+        assert message == (
+            "port 80 is not permitted: this user may not listen on 127.0.0.1:80. "
+            "ServerConfig(port=0) picks a free one"
+        )
+
     def test_start_raises_when_other_manager_has_port(self, manager):
         first = manager().start()
         port = int(first.url.rpartition(":")[2])
@@ -325,6 +376,13 @@ class TestFailures:
         with pytest.raises(ServerCrashedError, match="the last words"):
             _ = server.url
         assert server.restart().pid != pid
+
+    def test_crashed_server_leaves_no_zombie(self, manager, caplog):
+        before = zombies()
+        server = manager().start()
+        os.kill(server.pid, signal.SIGKILL)
+        wait_for(lambda: caplog.records)
+        assert zombies() <= before
 
     def test_start_restarts_crashed_server(self, manager, caplog):
         server = manager().start()

@@ -100,11 +100,12 @@ def test_failed_start_records_error_without_log(manager, recorder: Recorder):
     assert span.attributes["error.type"] == "ServerCrashedError"
 
 
-def test_span_has_total_size_of_split_model(tmp_path, fake_program, recorder):
+@pytest.mark.parametrize("name", ["big", "big[q4]"])
+def test_span_has_total_size_of_split_model(tmp_path, fake_program, recorder, name):
     for number in (1, 2):
-        path = tmp_path / f"big-0000{number}-of-00002.gguf"
+        path = tmp_path / f"{name}-0000{number}-of-00002.gguf"
         path.write_bytes(b"GGUF" + bytes(96))
-    config = ServerConfig(tmp_path / "big-00001-of-00002.gguf", port=0)
+    config = ServerConfig(tmp_path / f"{name}-00001-of-00002.gguf", port=0)
     with ServerManager(config, binary=fake_program):
         pass
     (span,) = recorder.spans()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -142,6 +143,8 @@ def compare(
 ) -> Comparison:
     """Compare a candidate with a baseline, as documented at `BenchmarkResults.compare`."""
     require_intervals()
+    if not 0 <= min_effect < math.inf:
+        raise ValueError(f"min_effect must be a fraction such as 0.05, got {min_effect!r}")
     from llamatelemetry.bench.analysis.significance import Sensitivity, holm, success_p_value
 
     names = sorted({*baseline.fingerprint, *candidate.fingerprint})

@@ -198,7 +198,7 @@ def _mean(runs: Sequence[_Run], seed: int) -> Estimate:
 def _quantile(runs: Sequence[_Run], pooled: Sequence[float], q: float) -> Estimate:
     if len(runs) > 1:
         over = over_runs([percentile(list(chain(*run)), q) for run in runs])
-        return replace(over, supported=len(runs[0]) >= needed_for(q))
+        return replace(over, supported=min(map(len, runs)) >= needed_for(q))
     if len(pooled) > len(runs[0]):
         # Inter-chunk intervals of one response are correlated, so they get no interval.
         return Estimate(percentile(pooled, q), supported=len(runs[0]) >= needed_for(q))

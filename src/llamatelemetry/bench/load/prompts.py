@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from llamatelemetry.bench.load.schedule import checked_integer
 from llamatelemetry.bench.load.token_counts import TokenCounter, token_counter
+from llamatelemetry.genai import as_list
 
 if TYPE_CHECKING:
     from llamatelemetry.bench.load.token_counts import LengthOf
@@ -72,6 +74,9 @@ def as_conversations(prompts: Iterable[Prompt] | str) -> list[Conversation]:
         ValueError: There are no prompts, or one of them is empty.
         TypeError: A prompt has another type.
     """
+    kind: type[Any] = type(prompts)
+    if issubclass(kind, (Mapping, Conversation)):
+        raise TypeError(f"prompts must be a list of prompts, got a {kind.__name__}")
     given = [prompts] if isinstance(prompts, str) else list(prompts)
     if not given:
         raise ValueError("prompts must contain at least one text, message list or Conversation")
@@ -96,6 +101,8 @@ def _as_conversation(prompt: Any, number: int) -> Conversation:
     )
     if not prompt.turns or not all(prompt.turns) or has_blank_message:
         raise ValueError(f"prompt {number} is empty")
+    if prompt.max_tokens is not None:
+        checked_integer(f"max_tokens of prompt {number}", prompt.max_tokens, 1)
     return prompt
 
 
@@ -123,13 +130,15 @@ def load_prompts(path: str | Path, *, multi_turn: bool = False) -> list[Conversa
     | `"..."`                                                  | one turn                     |
     | text that is not JSON                                    | one turn per line            |
 
+    In a `.json` or `.jsonl` file, a line that begins as an object or a list must be JSON.
+
     Args:
         path: Path of the file.
         multi_turn: Keep all turns of a conversation instead of only the first.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file contains no prompts.
+        ValueError: The file contains no prompts, or invalid JSON.
 
     Examples:
         >>> from pathlib import Path
@@ -138,21 +147,30 @@ def load_prompts(path: str | Path, *, multi_turn: bool = False) -> list[Conversa
         >>> [(each.turns[0][0]["content"], each.max_tokens) for each in load_prompts("prompts.jsonl")]
         [('Hello', 8), ('Why?', None)]
     """
-    text = Path(path).read_text(encoding="utf-8")
-    found = [each for item in _items(text) if (each := _parse_item(item, multi_turn)) is not None]
+    path = Path(path)
+    text = path.read_text(encoding="utf-8-sig")  # Windows programs write a byte order mark.
+    items = _items(text, path if path.suffix.lower() in {".json", ".jsonl"} else None)
+    found = [each for item in items if (each := _parse_item(item, multi_turn)) is not None]
     if not found:
         raise ValueError(f"{path} must contain texts, or conversations as JSON; found no prompts")
     return found
 
 
-def _items(text: str) -> Iterator[Any]:
+def _items(text: str, json_path: Path | None) -> Iterator[Any]:
     try:
         whole = json.loads(text)
-    except ValueError:
-        for line in filter(str.strip, text.splitlines()):
+    except ValueError as not_whole:
+        # Not `splitlines()`: strings of JSON may contain other line separators, such as U+2028.
+        for number, line in enumerate(text.split("\n"), 1):
             try:
-                yield json.loads(line)
-            except ValueError:
+                if line.strip():
+                    yield json.loads(line)
+            except ValueError as error:
+                if json_path is not None and line.lstrip().startswith(("{", "[")):
+                    raise ValueError(
+                        f"{json_path} must be JSON ({not_whole}) or lines of JSON "
+                        f"(line {number}: {error})"
+                    ) from error
                 yield line.strip()
     else:
         yield from cast("list[Any]", whole) if isinstance(whole, list) else [whole]
@@ -172,7 +190,7 @@ def _parse_item(item: Any, multi_turn: bool) -> Conversation | None:
     prompt = fields.get("prompt", fields.get("text"))
     if isinstance(prompt, str) and prompt.strip():
         return Conversation.of_texts(prompt, max_tokens=max_tokens)
-    turns = _split_turns(fields.get("messages") or fields.get("conversations") or [])
+    turns = _split_turns(as_list(fields.get("messages") or fields.get("conversations")))
     if not turns:
         return None
     return Conversation(tuple(turns if multi_turn else turns[:1]), max_tokens)

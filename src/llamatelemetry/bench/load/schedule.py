@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Real
 from typing import Any, Literal
 
 Arrival = Literal["poisson", "constant"]
@@ -78,11 +80,13 @@ class Load:
     arrival: Arrival = "poisson"
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, got {self.concurrency!r}")
+        concurrency = checked_integer("concurrency", self.concurrency, 1)
+        object.__setattr__(self, "concurrency", concurrency)
         rate = self.rate
-        if rate is not None and not isinstance(rate, Ramp) and not _is_positive(rate):
-            raise ValueError(f"rate must be greater than 0 requests per second, got {rate!r}")
+        if rate is not None and not isinstance(rate, Ramp):
+            if not _is_positive(rate):
+                raise ValueError(f"rate must be greater than 0 requests per second, got {rate!r}")
+            object.__setattr__(self, "rate", float(rate))
         if self.arrival not in {"poisson", "constant"}:
             raise ValueError(f"arrival must be 'poisson' or 'constant', got {self.arrival!r}")
 
@@ -112,8 +116,24 @@ class Load:
         return f"{spelled} requests/s ({self.arrival}){limit}"
 
 
+def checked_integer(name: str, value: Any, least: int) -> int:
+    """Return an integer, also for one of numpy.
+
+    Raises:
+        ValueError: The value is not an integer, or less than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number!r}")
+    return number
+
+
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+    # `Real` includes the numbers of numpy.
+    return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 def arrival_times(load: Load, count: int, seed: int) -> Sequence[float]:

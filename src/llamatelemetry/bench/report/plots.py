@@ -193,7 +193,7 @@ def sweep_plots(sweep: SweepResults) -> list[Plot]:
             {
                 "kind": "line",
                 "name": f"{METRIC_BY_NAME[name].title} p{q * 100:g}",
-                "x": [round(point.throughput, 3) for point, _ in known],
+                "x": [round(point.rate(in_tokens=sweep.has_tokens), 3) for point, _ in known],
                 "y": [round(time_s * 1000, 3) for _, time_s in known],
                 "text": [f"{point.level:g}" for point, _ in known],
                 "notes": [f"{sweep.parameter} {point.level:g}" for point, _ in known],
@@ -201,6 +201,5 @@ def sweep_plots(sweep: SweepResults) -> list[Plot]:
                 "dash": "2 4" if q > 0.5 else "",
             }
         )
-    has_tokens = all(point.results.totals.output_rate is not None for point in sweep.points)
-    x = "Output tokens/s" if has_tokens else "Requests/s"
+    x = "Output tokens/s" if sweep.has_tokens else "Requests/s"
     return [_plot(f"Latency against throughput, by {sweep.parameter}", lines, x, "Latency (ms)")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from contextlib import contextmanager
@@ -75,6 +76,7 @@ class Connection:
         self.httpx2: Any = httpx2
         self.is_async = is_async
         self.base_url = _root_of(base_url)
+        _check_timeout(timeout_s)
         self.model = model
         self.response_model: str | None = None
         self.load_wait_s = load_wait_s
@@ -83,7 +85,7 @@ class Connection:
         with _certificates_named():
             self.http: Any = client_class(
                 base_url=self.base_url,
-                headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+                headers=_authorization(api_key),
                 timeout=self.httpx2.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
                 # With the default of 100 connections, calls would queue in the HTTP client.
                 limits=self.httpx2.Limits(max_connections=None, max_keepalive_connections=20),
@@ -172,13 +174,31 @@ class Connection:
             internal_errors.log_once("preparing a request", error)
 
 
-def _root_of(base_url: str) -> str:
+def _root_of(base_url: Any) -> str:
     """Return the server's base URL without `/v1`, which clients of the OpenAI protocol include."""
-    if not base_url.startswith(("http://", "https://")):
+    if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
         raise ValueError(
-            f"base_url must start with http:// or https://, got {mask_url(base_url)!r}"
+            f"base_url must start with http:// or https://, got {mask_url(str(base_url))!r}"
         )
     return base_url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _check_timeout(timeout_s: Any) -> None:
+    if not isinstance(timeout_s, (int, float)) or not 0 < timeout_s < math.inf:
+        raise ValueError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    """Return the header for a key. An empty key counts as missing."""
+    if not api_key:
+        return {}
+    # The error of the HTTP library would contain the key.
+    if not (api_key.isascii() and api_key.isprintable()) or api_key != api_key.strip():
+        raise ValueError(
+            "api_key must be printable ASCII without spaces or line breaks around it. A key that "
+            "was read from a file may end with a line break"
+        )
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 class ConnectionReuseTracker:

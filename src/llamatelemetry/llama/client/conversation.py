@@ -33,6 +33,8 @@ T = TypeVar("T")
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _CONNECTION_ATTEMPTS: Final = 4
+# The statuses of a proxy if the server behind it does not run yet.
+_NO_SERVER_BEHIND_PROXY: Final = frozenset({502, 503, 504})
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -202,7 +204,8 @@ async def wait_until_ready(connection: Connection, timeout_s: float) -> None:
             if response.is_success:
                 return
             last_error = parse_error_response(response.status_code, response.content)
-            if not isinstance(last_error, ServerLoadingError):
+            is_loading = isinstance(last_error, ServerLoadingError)
+            if not (is_loading or response.status_code in _NO_SERVER_BEHIND_PROXY):
                 raise last_error
         pause_s = next(pauses, None)
         if pause_s is None:

@@ -87,6 +87,15 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
+def is_forbidden(host: str, port: int) -> bool:
+    """Return whether this user may not listen on the port, as on most systems below 1024."""
+    try:
+        _bind(host, port).close()
+    except OSError as error:
+        return error.errno == errno.EACCES
+    return False
+
+
 def _bind(host: str, port: int) -> socket.socket:
     bare = host.removeprefix("[").removesuffix("]")
     family, kind, protocol, _, address = socket.getaddrinfo(bare, port, type=socket.SOCK_STREAM)[0]

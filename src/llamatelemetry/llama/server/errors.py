@@ -79,7 +79,7 @@ class UnsupportedOptionError(ServerManagerError):
 
 
 class PortTakenError(ServerManagerError):
-    """Another program listens on the server's port."""
+    """Another program listens on the server's port, or this user may not listen on it."""
 
 
 class ServerCrashedError(ServerManagerError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from llamatelemetry.genai import as_dict, internal_errors
 from llamatelemetry.genai.server_pids import session_listens
-from llamatelemetry.llama.server.address import free_port, get_json, is_free
+from llamatelemetry.llama.server.address import free_port, get_json, is_forbidden, is_free
 from llamatelemetry.llama.server.binary import find_binary
 from llamatelemetry.llama.server.errors import (
     LOG_LINES_SHOWN,
@@ -91,7 +91,7 @@ class ServerManager:
             ServerManagerError: The model file is missing. Also the base class of the others.
             ServerNotFoundError: No llama.cpp server is installed; the message has instructions.
             UnsupportedOptionError: The server has no flag for an option.
-            PortTakenError: Another program listens on the port.
+            PortTakenError: Another program listens on the port, or this user may not.
             ServerCrashedError: The server exited while it loaded; has its last log lines.
             StartupTimeoutError: The server was not ready in time; has its last log lines.
         """
@@ -289,9 +289,14 @@ class ServerManager:
         return self._crash_error(f"{process.describe_end()} before it was ready", process)
 
     def _port_taken_error(self, port: int) -> PortTakenError:
+        address = f"{self._config.host}:{port}"
+        what = (
+            f"port {port} is not permitted: this user may not listen on {address}"
+            if is_forbidden(self._config.host, port)
+            else f"port {port} is taken: another program listens on {address}"
+        )
         return PortTakenError(
-            f"port {port} is taken: another program listens on {self._config.host}:{port}. "
-            "ServerConfig(port=0) picks a free one",
+            f"{what}. ServerConfig(port=0) picks a free one",
             log_lines=() if self._process is None else self.logs(LOG_LINES_SHOWN),
         )
 

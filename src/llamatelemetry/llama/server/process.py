@@ -132,6 +132,8 @@ class ServerProcess:
                 self._started.set()
         if self._exit_code is None:
             self._kill_orphan()
+        # After a crash, perhaps no other code waits for the watchdog, which would stay a zombie.
+        self._watchdog.wait()
         self._started.set()
         # With a time limit: a program that left the server's group may hold the log open.
         self._log_thread.join(_LAST_LINES_S)

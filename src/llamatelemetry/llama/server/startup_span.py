@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import time
 from typing import TYPE_CHECKING
@@ -94,4 +95,5 @@ def _model_bytes(path: Path) -> int:
     if split is None:
         return path.stat().st_size
     stem = path.name[: split.start()]
-    return sum(part.stat().st_size for part in path.parent.glob(f"{stem}-*-of-{split[1]}.gguf"))
+    parts = path.parent.glob(f"{glob.escape(stem)}-*-of-{split[1]}.gguf")
+    return sum(part.stat().st_size for part in parts)
