@@ -138,6 +138,18 @@ def test_pods_are_restricted_and_limited(workload: dict[str, Any]):
         assert tag != "latest"
 
 
+def test_user_of_vllm_has_a_name_and_a_writable_home():
+    """Its image has no user with this id, and the root directory is read-only."""
+    (pod,) = (
+        each["spec"]["template"]["spec"] for each in WORKLOADS if each["metadata"]["name"] == "vllm"
+    )
+    (container,) = pod["containers"]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables["USER"]
+    mounts = [Path(each["mountPath"]) for each in container["volumeMounts"]]
+    assert any(Path(variables["HOME"]).is_relative_to(mount) for mount in mounts)
+
+
 def test_services_and_monitors_select_existing_ports():
     labels = {each["spec"]["template"]["metadata"]["labels"]["app"]: each for each in WORKLOADS}
     services = {
