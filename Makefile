@@ -15,7 +15,7 @@ demo: $(VENV)/.demo ## Start a local llama.cpp server, run an example program an
 test: $(VENV)/.dev ## Run the fast tests (five minutes on two cores)
 	scripts/test $(ARGS)
 
-test-all: $(VENV)/.dev ## Run all tests with coverage (15 minutes)
+test-all: $(VENV)/.dev ## Run all tests with coverage (25 minutes)
 	scripts/test --all $(ARGS)
 
 test-engines: $(VENV)/.dev ## Install vLLM for the CPU (4 GB) and test with it

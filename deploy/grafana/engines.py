@@ -18,6 +18,7 @@ from queries import (
     ratio,
     share,
 )
+from rules import servers_up
 
 
 def _latency(title: str, description: str, name: str, *, warning: float, critical: float) -> Panel:
@@ -46,12 +47,7 @@ ENGINES_BOARD = Dashboard(
                 "Servers up",
                 "1 if the last scrape of the server succeeded, 0 otherwise.",
                 "short",
-                [
-                    Query(
-                        f"min by ({BY_SERVER}) ({ratio('llamatelemetry_server_up', ENGINE)})",
-                        SERVER,
-                    )
-                ],
+                [Query(servers_up(f",{ENGINE}"), SERVER)],
                 maximum=1,
             ),
             Panel(

@@ -32,7 +32,8 @@ GPU_BOARD = Dashboard(
                 "joule",
                 [
                     Query(
-                        f"sum(rate(hw_energy_joules_total{{{GPU}}}{RATE})) / (sum(rate({TOKENS}"
+                        f"sum(max by (hw_id) (rate(hw_energy_joules_total{{{GPU}}}{RATE}))) / "
+                        f"(sum(rate({TOKENS}"
                         f'{{gen_ai_token_type="output"}}{RATE})) > 0)',
                         "per token",
                     )

@@ -31,10 +31,10 @@ TAG = "llamatelemetry"
 DATA_SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TRACES = (
     '/explore?left={"datasource":"tempo","queries":[{"refId":"A","queryType":"traceql",'
-    '"query":"{resource.service.name=\\"${service:raw}\\"}"}],'
+    '"query":"{resource.service.name=~\\"${service:pipe}\\"}"}],'
     '"range":{"from":"${__from}","to":"${__to}"}}'
 )
-"""Explore of the trace store, with the traces of the selected service and time range."""
+"""Explore of the trace store, with the traces of the selected services and time range."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,18 @@ REJECTED = 'http_response_status_code=~"[345].."'
 PER_CHUNK = "gen_ai_client_operation_time_per_output_chunk_seconds"
 
 
+def servers_up(selector: str = "") -> str:
+    """Return whether each server is up, by address and port.
+
+    The engine of a server is unknown until its first scrape. The Collector exposes such a series,
+    with the value 0, for minutes after the engine is known.
+    """
+    up = '{__name__=~"llamatelemetry_server_up(_ratio)?",gen_ai_provider_name%s%s}'
+    by = "job, instance, url_path, server_address, server_port"
+    known, unknown = (f"min by ({by}) ({up % (value, selector)})" for value in ('!=""', '=""'))
+    return f"min by (server_address, server_port) ({known} or {unknown})"
+
+
 def _bad_share(slo: str, window: str) -> str:
     def rate(series: str) -> str:
         return f"sum by (job) (rate({series}[{window}]))"
@@ -60,9 +72,10 @@ def recording_rules() -> list[dict[str, Any]]:
         }
         for window in WINDOWS
     ]
+    # Each service on a machine reports the GPUs, one of its processes after another.
     energy = {
         "record": "llamatelemetry:energy_per_output_token:joules1d",
-        "expr": "sum(rate(hw_energy_joules_total[1d])) / "
+        "expr": "sum(max by (hw_id) (sum by (hw_id, job) (rate(hw_energy_joules_total[1d])))) / "
         '(sum(rate(gen_ai_client_token_usage_sum{gen_ai_token_type="output"}[1d])) > 0)',
     }
     return [
@@ -118,8 +131,7 @@ def alerts() -> list[dict[str, Any]]:
     engines = [
         _alert(
             "LlmServerDown",
-            'min by (server_address, server_port) ({__name__=~"llamatelemetry_server_up(_ratio)?"})'
-            " == 0",
+            f"{servers_up()} == 0",
             f"The inference server {SERVER} does not respond.",
             wait="2m",
             severity="critical",

@@ -103,6 +103,27 @@ SCENARIOS = {
     "a server is down, by the Collector": changed(
         f"llamatelemetry_server_up_ratio{{{SERVER}}}", f"0x{STEPS}", "LlmServerDown", "critical"
     ),
+    # The Collector exposes a series for five minutes after its last value.
+    "a server starts after the application, by the Collector": Scenario(
+        {
+            f"llamatelemetry_server_up{{{SERVER}}}": f"_x{STEPS}",
+            f"llamatelemetry_server_up_ratio{{{SERVER},{JOB}}}": f"_x474 0x{STEPS - 475}",
+            f'llamatelemetry_server_up_ratio{{{SERVER},{JOB},gen_ai_provider_name="vllm"}}': (
+                f"_x475 1x{STEPS - 476}"
+            ),
+        },
+        set(),
+    ),
+    "a server was never up, by the Collector": Scenario(
+        {
+            f"llamatelemetry_server_up{{{SERVER}}}": f"_x{STEPS}",
+            f"llamatelemetry_server_up_ratio{{{SERVER},{JOB}}}": f"0x{STEPS}",
+            # The other server of the same machine.
+            'llamatelemetry_server_up_ratio{server_address="gpu-1",server_port="8001",'
+            f'{JOB},gen_ai_provider_name="vllm"}}': f"1x{STEPS}",
+        },
+        {("LlmServerDown", "critical")},
+    ),
     "a queue grows": changed(
         f"llamatelemetry_server_requests_waiting{{{SERVER}}}", f"0+1x{STEPS}", "LlmQueueGrowing"
     ),
@@ -137,6 +158,25 @@ SCENARIOS = {
     "energy per token rises by half": Scenario(
         {
             f"hw_energy_joules_total{{{GPU}}}": f"0+3600x144 518400+5400x{HOURS - 145}",
+            f'gen_ai_client_token_usage_sum{{{JOB},gen_ai_token_type="output"}}': f"0+3600x{HOURS}",
+        },
+        {("EnergyPerTokenUp", "warning")},
+        "1h",
+    ),
+    # Each service on a machine reports its GPUs.
+    "another service reports the same GPU": Scenario(
+        {
+            f"hw_energy_joules_total{{{GPU},{JOB}}}": f"0+3600x{HOURS}",
+            f'hw_energy_joules_total{{{GPU},job="batch"}}': f"_x144 0+3600x{HOURS - 145}",
+            f'gen_ai_client_token_usage_sum{{{JOB},gen_ai_token_type="output"}}': f"0+3600x{HOURS}",
+        },
+        set(),
+        "1h",
+    ),
+    "a GPU takes more energy after the process that reports it is replaced": Scenario(
+        {
+            f'hw_energy_joules_total{{{GPU},{JOB},instance="a"}}': f"0+3600x180 _x{HOURS - 181}",
+            f'hw_energy_joules_total{{{GPU},{JOB},instance="b"}}': f"_x180 0+7200x{HOURS - 181}",
             f'gen_ai_client_token_usage_sum{{{JOB},gen_ai_token_type="output"}}': f"0+3600x{HOURS}",
         },
         {("EnergyPerTokenUp", "warning")},

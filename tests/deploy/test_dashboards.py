@@ -62,5 +62,29 @@ def test_dashboards_link_to_each_other(path: Path):
     )
 
 
+# Grafana inserts the value `.*` of All as it is, in every format.
+@pytest.mark.parametrize(
+    ("value", "matched"),
+    [(".*", ["shop", "batch"]), ("shop", ["shop"]), ("shop|batch", ["shop", "batch"])],
+    ids=["all services", "one service", "two services"],
+)
+@by_file
+def test_link_to_traces_selects_the_services_of_the_dashboard(
+    path: Path, value: str, matched: list[str]
+):
+    board = json.loads(path.read_text())
+    links = [link for link in board["links"] if link["title"] == "Traces"]
+    has_services = any(each["name"] == "service" for each in board["templating"]["list"])
+    assert len(links) == has_services
+    for link in links:
+        url = link["url"].replace("${service:pipe}", value)
+        query = json.loads(url.partition("left=")[2])["queries"][0]["query"]
+        found = re.fullmatch(r'{resource\.service\.name(=~?)"(.*)"}', query)
+        assert found, query
+        operator, operand = found.groups()
+        pattern = operand if operator == "=~" else re.escape(operand)
+        assert [name for name in ("shop", "batch") if re.fullmatch(pattern, name)] == matched
+
+
 def variables(expr: str) -> set[str]:
     return set(re.findall(r"\$(\w+)", expr))

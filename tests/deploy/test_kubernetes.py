@@ -138,6 +138,39 @@ def test_pods_are_restricted_and_limited(workload: dict[str, Any]):
         assert tag != "latest"
 
 
+def test_instrumented_pods_of_any_namespace_send_to_the_agent():
+    (instrumentation,) = documents(KUBERNETES / "operator" / "instrumentation.yaml")
+    (deployment,) = documents(KUBERNETES / "operator" / "deployment.yaml")
+    (settings,) = documents(KUBERNETES / "kustomization.yaml")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    _, service = documents(KUBERNETES / "agent.yaml")
+    expected = f"http://{service['metadata']['name']}.{settings['namespace']}:4318"
+    assert instrumentation["spec"]["exporter"]["endpoint"] == expected
+    assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == expected
+
+
+def test_traces_are_sampled_once():
+    gateway = yaml.safe_load((DEPLOY / "collector" / "gateway.yaml").read_text())
+    assert "tail_sampling" in gateway["processors"]
+    (instrumentation,) = documents(KUBERNETES / "operator" / "instrumentation.yaml")
+    assert "sampler" not in instrumentation["spec"]
+    variables = {each["name"] for each in instrumentation["spec"]["python"]["env"]}
+    assert not variables & {"LLAMATELEMETRY_SAMPLING", "OTEL_TRACES_SAMPLER"}
+
+
+def test_user_of_vllm_has_a_name_and_a_writable_home():
+    """Its image has no user with this id, and the root directory is read-only."""
+    (pod,) = (
+        each["spec"]["template"]["spec"] for each in WORKLOADS if each["metadata"]["name"] == "vllm"
+    )
+    (container,) = pod["containers"]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert variables["USER"]
+    mounts = [Path(each["mountPath"]) for each in container["volumeMounts"]]
+    assert any(Path(variables["HOME"]).is_relative_to(mount) for mount in mounts)
+
+
 def test_services_and_monitors_select_existing_ports():
     labels = {each["spec"]["template"]["metadata"]["labels"]["app"]: each for each in WORKLOADS}
     services = {
