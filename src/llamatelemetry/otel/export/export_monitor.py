@@ -190,7 +190,7 @@ class _MonitoredExporter:
         return noting
 
     def _has_no_reader(self, error: Exception) -> bool:
-        """Return whether a console exporter failed because nobody reads what it writes.
+        """Return whether a console exporter failed because its output cannot be read any more.
 
         The SDK's write to `out`. Its reader may have ended, as `head` does, or it may be closed, as in
         a daemon or at the end of tests.
