@@ -95,6 +95,15 @@ def test_invalid_argument_of_sampler_is_replaced(sampler, argument, accepted):
     )
 
 
+def test_argument_is_ignored_with_message_when_sampler_is_a_rule():
+    environ = {"OTEL_TRACES_SAMPLER": "ratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
+    [correction] = corrections(environ).values()
+    assert correction.message == (
+        "Ignored OTEL_TRACES_SAMPLER_ARG: the rules of OTEL_TRACES_SAMPLER=ratio use "
+        "LLAMATELEMETRY_SAMPLE_RATE and LLAMATELEMETRY_SLOW_THRESHOLD_S"
+    )
+
+
 def test_batch_is_limited_to_size_of_its_queue():
     environ = {"OTEL_BLRP_MAX_QUEUE_SIZE": "100", "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE": "200"}
     [correction] = corrections(environ).values()

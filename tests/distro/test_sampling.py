@@ -405,3 +405,38 @@ def test_argument_of_ratio_is_share_of_traces(argument, rate, monkeypatch):
     assert f"RatioSampler{{{rate}}}" in sampler.get_description()
     with pytest.raises(ValueError, match=r"rate must be a number from 0 to 1, got 2\.0"):
         _sampling.ratio("2")
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "rate"),
+    [
+        ({}, {"sampling": "traceidratio"}, 1.0),
+        ({"OTEL_TRACES_SAMPLER_ARG": "0.1"}, {"sampling": "traceidratio"}, 0.1),
+        (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"},
+            {"sample_rate": 0.5},
+            0.5,
+        ),
+        (
+            {"OTEL_TRACES_SAMPLER_ARG": "0.1"},
+            {"sampling": "traceidratio", "sample_rate": 0.5},
+            0.5,
+        ),
+    ],
+)
+def test_sdk_ratio_has_rate_of_option_else_of_variable(
+    environ, options, rate, initialized, *, monkeypatch, caplog
+):
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+    initialized(**options)
+    provider = trace.get_tracer_provider()
+    assert provider.sampler.get_description() == f"TraceIdRatioBased{{{rate}}}"
+    assert caplog.records == []
+
+
+def test_invalid_argument_of_sampler_in_code_is_named(initialized, monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "2")
+    initialized(sampling="traceidratio")
+    (warning,) = caplog.records
+    assert warning.message.startswith("OTEL_TRACES_SAMPLER_ARG must be number from 0 to 1, got '2'")

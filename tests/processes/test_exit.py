@@ -138,7 +138,7 @@ def test_slow_receiver_gets_everything():
     assert "count" in received.metrics()
 
 
-ENDED_READER = """
+UNREAD = """
 import llamatelemetry
 from opentelemetry import _logs, metrics, trace
 
@@ -151,14 +151,18 @@ assert not llamatelemetry.flush()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="writing to it is another error there")
+@pytest.mark.parametrize("end", ["ended reader", "closed output"])
 @pytest.mark.parametrize("exporter", ["console", "console-json"])
-def test_console_exporters_are_quiet_when_reader_of_output_has_ended(exporter):
-    # As with `program | head`.
+def test_console_exporters_are_quiet_when_nobody_reads_their_output(exporter, end):
+    # As with `program | head`, and with `program >&-`.
     reading, writing = os.pipe()
     os.close(reading)
+    command = [sys.executable, "-c", UNREAD]
+    if end == "closed output":
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     with os.fdopen(writing, "wb") as output:
         done = subprocess.run(
-            [sys.executable, "-c", ENDED_READER],
+            command,
             env={**os.environ, "LLAMATELEMETRY_EXPORTER": exporter},
             stdout=output,
             stderr=subprocess.PIPE,

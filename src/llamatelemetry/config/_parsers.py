@@ -75,8 +75,8 @@ BOOLEAN = one_of(BOOLEAN_WORDS, "true or false (also 1/0, yes/no, on/off)")
 def integer(minimum: int) -> ValueParser:
     """Return a parser of integers with a minimum.
 
-    The SDK raises for a limit that is no size of a list, in the application, too. An integer that
-    stands for "unlimited" is cut to the maximum.
+    The SDK raises for a limit that is larger than any list, in the application, too. An integer
+    that stands for "unlimited" is cut to the maximum.
     """
 
     def parse(value: object) -> int:

@@ -254,6 +254,13 @@ def _sampler_argument(environ: Environ, found: Mapping[str, Correction]) -> dict
     sampler = _effective("OTEL_TRACES_SAMPLER", environ, found)
     parser = _SAMPLER_ARGUMENTS.get(sampler)
     name, text = "OTEL_TRACES_SAMPLER_ARG", environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip()
+    rules = {rule.lower() for rule in parse_list(sampler)}
+    if text and rules and rules <= set(SAMPLING_RULES):
+        message = (
+            f"Ignored {name}: the rules of OTEL_TRACES_SAMPLER={sampler} use "
+            "LLAMATELEMETRY_SAMPLE_RATE and LLAMATELEMETRY_SLOW_THRESHOLD_S"
+        )
+        return {name: Correction(None, message)}
     if parser is None or not text:
         # The SDK logs a warning if its own ratio samplers have no argument.
         return {name: Correction("1.0")} if sampler.endswith("traceidratio") else {}

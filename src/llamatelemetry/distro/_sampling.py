@@ -25,19 +25,25 @@ if TYPE_CHECKING:
     from llamatelemetry.otel.sampling.tail_sampler import TailSampler
 
 _logger = logging.getLogger("llamatelemetry.distro")
+_RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio", "llamatelemetry_ratio")
 
 
-def sampler_options(config: LlamaTelemetryConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the sampler as an argument of the SDK's configuration, or as its variables."""
+def sampler_options(config: LlamaTelemetryConfig) -> dict[str, Any]:
+    """Return the sampler of the rules as an argument of the SDK's configuration."""
     sampler = _sampler(config)
-    if sampler is not None:
-        return {"sampler": sampler}, {}
-    if not is_explicit(config, "sampling"):
-        return {}, {}
-    variables = {"OTEL_TRACES_SAMPLER": config.sampling}
-    if is_explicit(config, "sample_rate"):
+    return {} if sampler is None else {"sampler": sampler}
+
+
+def sampler_variables(config: LlamaTelemetryConfig) -> dict[str, str]:
+    """Return the variables of another sampler, as far as llamatelemetry's options set them."""
+    if _rules(config) is not None:
+        return {}
+    variables: dict[str, str] = {}
+    if is_explicit(config, "sampling"):
+        variables["OTEL_TRACES_SAMPLER"] = config.sampling
+    if is_explicit(config, "sample_rate") and config.sampling in _RATIO_SAMPLERS:
         variables["OTEL_TRACES_SAMPLER_ARG"] = str(config.sample_rate)
-    return {}, variables
+    return variables
 
 
 def sample_at_end(

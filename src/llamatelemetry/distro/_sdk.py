@@ -35,7 +35,11 @@ from llamatelemetry.distro._exporters import (
 )
 from llamatelemetry.distro._gpu import DETECTOR, GpuTelemetry
 from llamatelemetry.distro._processors import arrange, log_redaction_processors
-from llamatelemetry.distro._sampling import replace_sampler, sampler_options
+from llamatelemetry.distro._sampling import (
+    replace_sampler,
+    sampler_options,
+    sampler_variables,
+)
 from llamatelemetry.distro._setup import Setup, process_attributes, report_losses_at_exit
 from llamatelemetry.otel._sdk_private import (
     DECLARATIVE_PROVIDER_SETTERS,
@@ -76,8 +80,9 @@ def setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any])
 
     `options` are further arguments of the SDK's configuration, which win.
     """
+    variables = sampler_variables(config)
     # The SDK raises for an invalid value of some variables.
-    with environment(corrected_variables(os.environ)):
+    with environment({**variables, **corrected_variables({**os.environ, **variables})}):
         return _setup_from_options(config, options)
 
 
@@ -93,7 +98,6 @@ def _setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any]
             f"the application set its own provider for {' and '.join(sorted(application))}. Set "
             "them where it is created",
         )
-    sampler, variables = sampler_options(config)
     gpus = GpuTelemetry(config)
     processors = arrange(config, gpus.processors)
     # Processors passed here run before the exporters, without any private name of the SDK.
@@ -101,13 +105,13 @@ def _setup_from_options(config: LlamaTelemetryConfig, options: Mapping[str, Any]
     log_processors = () if "logs" in application else log_redaction_processors(processors)
     arguments: dict[str, Any] = {
         **_exporter_options(plan, application),
-        **sampler,
+        **sampler_options(config),
         "span_processors": () if "traces" in application else processors,
         **options,
         "log_record_processors": [*log_processors, *options.get("log_record_processors", ())],
         "resource_attributes": {**_resource(config), **options.get("resource_attributes", {})},
     }
-    variables |= _variables(config) | compression_variables(plan, os.environ)
+    variables = _variables(config) | compression_variables(plan, os.environ)
     report_losses_at_exit()
     with environment(variables), captured_providers() as capture:
         configure = sdk_configurator() or partial(_configure, capture.set_provider)

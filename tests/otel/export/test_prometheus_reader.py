@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -194,7 +195,14 @@ os.waitpid(pid, 0)
 """
 
 
-def test_forked_child_serves_its_own_metrics(port):
-    command = [sys.executable, "-c", textwrap.dedent(FORKED), str(port), str(port + 1)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+# The set-up replaces invalid values, also for the servers of forked children.
+@pytest.mark.parametrize("host", ["localhost", "localhost\r"])
+def test_forked_child_serves_its_own_metrics(port, host):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FORKED), str(port), str(port + 1)],
+        env={**os.environ, "OTEL_EXPORTER_PROMETHEUS_HOST": host},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.splitlines() == [f"{port} 1.0", f"{port + 1} 5.0", "closed"], done.stderr

@@ -176,9 +176,8 @@ class _MonitoredExporter:
                 # that returns nothing has not reported a failure.
                 succeeded = getattr(result, "name", "SUCCESS") == "SUCCESS"
                 return result
-            except BrokenPipeError:
-                # The SDK's console exporters write to `out`. Its reader has ended, as `head` does.
-                if not hasattr(self.exporter, "out"):
+            except Exception as error:
+                if not self._has_no_reader(error):
                     raise
                 lost = 0
                 return None
@@ -189,6 +188,17 @@ class _MonitoredExporter:
                     self._on_failure(self._signal, lost)
 
         return noting
+
+    def _has_no_reader(self, error: Exception) -> bool:
+        """Return whether a console exporter failed because its output cannot be read any more.
+
+        The SDK's write to `out`. Its reader may have ended, as `head` does, or it may be closed, as in
+        a daemon or at the end of tests.
+        """
+        if not hasattr(self.exporter, "out"):
+            return False
+        out = self.exporter.out
+        return isinstance(error, BrokenPipeError) or out is None or getattr(out, "closed", False)
 
 
 def _count(arguments: tuple[Any, ...]) -> int:

@@ -51,6 +51,9 @@ class PrometheusReader(PrometheusMetricReader):
     """
 
     def __init__(self) -> None:
+        # Read once: a forked child would find a value that the set-up has replaced.
+        self._host = os.environ.get(OTEL_EXPORTER_PROMETHEUS_HOST) or _HOST
+        self._first_port = int(os.environ.get(OTEL_EXPORTER_PROMETHEUS_PORT) or _PORT)
         self._served = CollectorRegistry()
         super().__init__(registry=self._served)
         self._server: WSGIServer | None = None
@@ -82,8 +85,7 @@ class PrometheusReader(PrometheusMetricReader):
 
     def _serve(self) -> None:
         """Start the server on the first port that is free, or log that there is none."""
-        host = os.environ.get(OTEL_EXPORTER_PROMETHEUS_HOST) or _HOST
-        first = int(os.environ.get(OTEL_EXPORTER_PROMETHEUS_PORT) or _PORT)
+        host, first = self._host, self._first_port
         self._server, last = None, first + PORTS - 1
         for port in range(first, last + 1):
             try:
