@@ -125,13 +125,13 @@ def test_command_reads_open_files_of_the_shell_and_no_others(tmp_path: Path) -> 
 @pytest.mark.skipif(os.fsencode("\udcff") != b"\xff", reason="arguments have another encoding")
 def test_argument_that_is_not_utf8_reaches_the_command_and_is_stored(tmp_path: Path) -> None:
     show = "import os, sys; print(os.fsencode(sys.argv[1])); sys.exit(3)"
-    command = [sys.executable, "-c", show, "caf\udce9"]
+    command = [sys.executable, "-c", show, "name\udce9"]
     done = run("--output", "run.db", "--", *command, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (3, "b'caf\\xe9'\n")
+    assert (done.returncode, done.stdout) == (3, "b'name\\xe9'\n")
     assert "Traceback" not in done.stderr
     with StoreReader(tmp_path / "run.db") as reader:
         [recorded] = reader.runs()
-    assert (recorded.command[-1], recorded.exit_status) == ("caf\N{REPLACEMENT CHARACTER}", 3)
+    assert (recorded.command[-1], recorded.exit_status) == ("name\N{REPLACEMENT CHARACTER}", 3)
 
 
 def test_run_without_a_command_exits_with_2(tmp_path: Path) -> None:
