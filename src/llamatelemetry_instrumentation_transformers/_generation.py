@@ -200,7 +200,10 @@ class Generation:
         self._end_steps()
         try:
             self._read_prompt(kwargs)
-            one_row = rows_of(kwargs) == 1 and (getattr(self._config, "num_beams", 0) or 1) == 1
+            several = ("num_beams", "num_return_sequences")
+            one_row = rows_of(kwargs) == 1 and all(
+                (getattr(self._config, name, None) or 1) == 1 for name in several
+            )
             if one_row and self.steps.tokens and self.prefix_tokens is not None:
                 self.output_tokens = [self.steps.tokens[-1] - self.prefix_tokens]
         finally:
