@@ -18,6 +18,7 @@ from llamatelemetry_instrumentation_transformers._generation import (
     current_generation,
     generation_variable,
 )
+from llamatelemetry_instrumentation_transformers._own_generate import is_model
 from llamatelemetry_instrumentation_transformers._pipeline import current_pipeline_call
 from llamatelemetry_instrumentation_transformers._recorder import GenerationRecorder
 
@@ -61,6 +62,8 @@ class GenerateWrappers:
         self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
         """Wrap a `generate` that a model's class defines itself."""
+        if not is_model(model):
+            return wrapped(*args, **kwargs)
         outer = current_generation()
         if outer is not None:
             return _run_nested(outer, wrapped, model, args, kwargs, is_own=True)

@@ -372,6 +372,25 @@ def test_class_is_patched_when_it_is_created(instrument: Callable[..., Recorder]
     assert len(calls(recorder)) == 1
 
 
+def test_mixin_of_model_records_nothing_for_other_classes(
+    instrumented: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Doubles:
+        config = LlamaForCausalLM.config_class()
+
+        def generate(self, text: str) -> str:
+            return 2 * text
+
+    class Model(Doubles, LlamaForCausalLM):
+        pass
+
+    assert Doubles().generate("ab") == "abab"
+    assert calls(instrumented) == []
+    assert caplog.text == ""
+    assert Model(llama().config).generate("ab") == "abab"
+    assert len(calls(instrumented)) == 1
+
+
 def test_class_creation_is_unchanged(instrument: Callable[..., Recorder]) -> None:
     def create() -> Any:
         class Made(PreTrainedModel):
