@@ -139,7 +139,9 @@ class HttpCall:
         self._headers: Any = None
         self._extensions: Any = None
         self._is_parsed_outside = False
-        self._started_ns = self._sent_ns = perf_counter_ns()
+        self._sends = 1
+        self._passed_down = 0  # how often a lower layer has sent it
+        self._started_ns = self._sent_ns = self._passed_ns = perf_counter_ns()
 
     def open(self, *, is_known: bool) -> None:
         """Start the call now if the server is known to have the route, else keep the context."""
@@ -173,10 +175,23 @@ class HttpCall:
             is_same = adapter.is_part_of(inner.client, inner.request, self)
             if is_same and adapter.is_resend(inner.client, self):
                 self.on_resend()
+                self._passed_ns = self._sent_ns
+            elif is_same:
+                self._on_passed_down()
             return is_same
-        return inner.match.route is self._match.route and (
-            inner.server == self._server or self.adapter.sent_by == adapter.library
+        is_below = self.adapter.sent_by == adapter.library
+        is_same = inner.match.route is self._match.route and (
+            inner.server == self._server or is_below
         )
+        if is_same and is_below:
+            self._on_passed_down()
+        return is_same
+
+    def _on_passed_down(self) -> None:
+        """Count what a lower layer sends. It also sends again what it retries by itself."""
+        self._passed_down += 1
+        if self._passed_down > self._sends:
+            self.on_resend()
 
     def on_sent(self) -> None:
         """Restart the clock of this attempt: a library reports that it sends the request now."""
@@ -192,7 +207,8 @@ class HttpCall:
             call.diagnostics.attach(self.request, is_async=is_async)
 
     def on_resend(self) -> None:
-        """Restart the clock: the time before a redirect is not queue time of the server."""
+        """Restart the clock: the time before a redirect or retry is not queue time of the server."""
+        self._sends += 1
         self._sent_ns = perf_counter_ns()
         if self._call is not None:
             self._call.start_attempt()
@@ -365,7 +381,7 @@ class HttpCall:
         is_stream = http.is_stream
         call.request.stream = call.request.stream or is_stream
         if http.content is not None:
-            headers_ns = self.adapter.headers_ns(http.response, self._sent_ns)
+            headers_ns = self.adapter.headers_ns(http.response, self._passed_ns)
             if headers_ns is not None:
                 call.mark_headers_received(headers_ns)
             call.finish(parse_content(self._match, http, call.request, call.content_max_chars))
@@ -387,7 +403,7 @@ class HttpCall:
         elif http.content is None:
             call.diagnostics.on_headers(http.at_ns, self.adapter.socket(http.response))
         else:
-            headers_ns = self.adapter.headers_ns(http.response, self._sent_ns)
+            headers_ns = self.adapter.headers_ns(http.response, self._passed_ns)
             if headers_ns is not None:
                 call.diagnostics.on_headers(headers_ns)
 
