@@ -40,6 +40,7 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import (
     parse_capture,
     parse_content,
 )
+from llamatelemetry_instrumentation_llamacpp._origins import remember_prefix
 from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch, parse_request
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def start_http_call(
     try:
         if outgoing.server is None:
             return None
-        has_route = instrumentor.origins.has_route(outgoing.server, outgoing.match.route)
+        has_route = instrumentor.origins.has_route(outgoing.server, outgoing.match)
         if has_route is False:
             return None
         outer = _current.get()
@@ -285,6 +286,7 @@ class HttpCall:
         if call is None and context is not None and self._match.route.is_served_by(provider):
             if self._server is not None:  # so that the span starts with this provider
                 self._instrumenter.servers.remember(self._server, provider)
+                remember_prefix(self._server, self._match.prefix, provider)
             call = self._start_retroactively(context)
         if call is not None:
             call.set_provider(provider)
