@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
@@ -49,6 +50,10 @@ class GenerateWrappers:
 
     def __init__(self, instrumentor: TransformersInstrumentor) -> None:
         self._instrumentor = instrumentor
+
+    def __reduce__(self) -> Any:
+        # A copy of a model class, as `PatchSwitch` describes it, does not call the wrapper.
+        return SimpleNamespace, (), {"own_generate": None}
 
     def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap `GenerationMixin.generate`."""
