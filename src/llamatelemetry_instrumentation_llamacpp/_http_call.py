@@ -80,7 +80,7 @@ def start_http_call(
         has_route = instrumentor.origins.has_route(outgoing.server, outgoing.match)
         if has_route is False:
             return None
-        outer = _current.get()
+        outer = current_http_call()
         if outer is not None and outer.contains(adapter, outgoing):
             return None
         http_call = HttpCall(adapter, instrumentor.instrumenter, outgoing)
@@ -93,7 +93,9 @@ def start_http_call(
 
 def current_http_call() -> HttpCall | None:
     """Return the HTTP call whose request is being sent in this context."""
-    return _current.get()
+    http_call = _current.get()
+    # A task that was created meanwhile has a copy of the context, and may live longer.
+    return http_call if http_call is not None and http_call.is_sending else None
 
 
 def observe_send(
@@ -143,6 +145,11 @@ class HttpCall:
         self._sends = 1
         self._passed_down = 0  # how often a lower layer has sent it
         self._started_ns = self._sent_ns = self._passed_ns = perf_counter_ns()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the library has neither returned nor raised."""
+        return self._tokens is not None
 
     def open(self, *, is_known: bool) -> None:
         """Start the call now if the server is known to have the route, else keep the context."""
@@ -238,6 +245,7 @@ class HttpCall:
 
     def on_destroyed(self) -> None:
         """Leave the call to the finalizer: its coroutine is destroyed, perhaps in another context."""
+        self._tokens = None
         if self._call is not None:
             self._call.abandon()
 

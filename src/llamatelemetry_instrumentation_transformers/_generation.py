@@ -50,8 +50,10 @@ generation_variable: Final[ContextVar[Generation | None]] = ContextVar(
 def current_generation() -> Generation | None:
     """Return the generation whose loop runs in this thread."""
     generation = generation_variable.get()
-    # The context may be a copy in another thread.
-    return generation if generation is not None and generation.thread_id == get_ident() else None
+    # The context may be a copy, in another thread or in a task that lives longer.
+    if generation is None or generation.thread_id != get_ident() or generation.call.ended:
+        return None
+    return generation
 
 
 # Criteria whose effect on a row is visible in the result.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 from collections.abc import Callable
@@ -197,6 +198,36 @@ def test_other_service_of_gateway_is_not_recorded(library: str, instrumented: Re
     with mock(library, busy) as client:
         client.post("http://gateway.test/llm/v1/embeddings", json={"input": "Hi"})
     assert [span.name for span in instrumented.calls()] == ["chat smol", "embeddings"]
+
+
+@both
+def test_task_that_outlives_request_has_calls_of_its_own(library: str, instrument: Any) -> None:
+    """A hook of the first request creates the task, so the task has a copy of its context."""
+    recorder = instrument(llamacpp_allow=("llama.test",))
+    http = importlib.import_module(library)
+    url, tasks = "http://llama.test/v1/chat/completions", []
+
+    async def main() -> None:
+        transport = http.MockTransport(lambda _: http.Response(200, json=payloads.chat()))
+        is_done = asyncio.Event()
+
+        async def work() -> None:
+            await is_done.wait()
+            async with http.AsyncClient(transport=transport) as client:
+                await client.post(url, json=BODY)
+
+        async def start(_request: Any) -> None:
+            tasks.append(asyncio.create_task(work()))
+
+        async with http.AsyncClient(
+            transport=transport, event_hooks={"request": [start]}
+        ) as client:
+            await client.post(url, json=BODY)
+        is_done.set()
+        await tasks[0]
+
+    asyncio.run(main())
+    assert len(recorder.calls()) == 2
 
 
 OTHERS = {

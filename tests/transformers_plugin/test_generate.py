@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from transformers import (
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from tests.support.recorder import Recorder
 from tests.support.transformers_models import (
@@ -26,6 +29,7 @@ from tests.support.transformers_models import (
     PAD,
     encoded,
     llama,
+    make_pipeline,
     not_letters,
     t5,
     tokenizer,
@@ -386,6 +390,41 @@ def test_concurrent_generations_are_recorded_separately(instrumented: Recorder) 
         for span in calls(instrumented)
     }
     assert counted == {(3, 3), (5, 5), (7, 7)}
+
+
+@pytest.mark.parametrize("second", ["generate", "pipeline"])
+@pytest.mark.parametrize("first", ["generate", "pipeline"])
+def test_task_that_outlives_generation_has_calls_of_its_own(
+    instrumented: Recorder, first: str, second: str, tmp_path: Path
+) -> None:
+    """The streamer of the first one creates the task, so the task has a copy of its context."""
+    model, pipe = llama(), make_pipeline("text-generation", tmp_path)
+    two: dict[str, Any] = {"max_new_tokens": 2, "min_new_tokens": 2, **GREEDY}
+    run: dict[str, Callable[..., Any]] = {
+        "generate": lambda **streamer: model.generate(**encoded("Hello"), **two, **streamer),
+        "pipeline": lambda **streamer: pipe("Hello", **two, **streamer),
+    }
+
+    class Starts(BaseStreamer):
+        task: Any = None
+
+        def put(self, value: Any) -> None:
+            if self.task is None:
+                self.task = asyncio.get_running_loop().create_task(work())
+
+        def end(self) -> None:
+            pass
+
+    async def work() -> None:
+        run[second]()
+
+    async def main() -> None:
+        streamer = Starts()
+        run[first](streamer=streamer)
+        await streamer.task
+
+    asyncio.run(main())
+    assert [span.attributes["gen_ai.usage.output_tokens"] for span in calls(instrumented)] == [2, 2]
 
 
 class Broken(StoppingCriteria):
