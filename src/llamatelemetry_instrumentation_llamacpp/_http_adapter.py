@@ -59,8 +59,11 @@ class HttpClientAdapter(ABC):
     def observe_body(self, response: Any, observer: Observer, encoding: str, /) -> None:
         """Pass the bytes of the body to `observer` while the application reads them."""
 
-    def headers_ns(self, _response: Any, _sent_ns: int) -> int | None:
-        """Return the time when the headers arrived, or `None` if the library does not record it."""
+    def headers_ns(self, _response: Any, _passed_ns: int) -> int | None:
+        """Return the time when the headers arrived, or `None` if the library does not record it.
+
+        `_passed_ns` is the time when the library was called for this request or redirect.
+        """
         return None
 
     def redirected_s(self, _response: Any) -> float:

@@ -40,6 +40,7 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import (
     parse_capture,
     parse_content,
 )
+from llamatelemetry_instrumentation_llamacpp._origins import remember_prefix
 from llamatelemetry_instrumentation_llamacpp._replaced_mapping import ReplacedMapping
 from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch, parse_request
 
@@ -78,10 +79,10 @@ def start_http_call(
     try:
         if outgoing.server is None:
             return None
-        has_route = instrumentor.origins.has_route(outgoing.server, outgoing.match.route)
+        has_route = instrumentor.origins.has_route(outgoing.server, outgoing.match)
         if has_route is False:
             return None
-        outer = _current.get()
+        outer = current_http_call()
         if outer is not None and outer.contains(adapter, outgoing):
             return None
         http_call = HttpCall(adapter, instrumentor.instrumenter, outgoing)
@@ -94,7 +95,9 @@ def start_http_call(
 
 def current_http_call() -> HttpCall | None:
     """Return the HTTP call whose request is being sent in this context."""
-    return _current.get()
+    http_call = _current.get()
+    # A task that was created meanwhile has a copy of the context, and may live longer.
+    return http_call if http_call is not None and http_call.is_sending else None
 
 
 def observe_send(
@@ -141,7 +144,14 @@ class HttpCall:
         self._headers: ReplacedMapping | None = None
         self._extensions: ReplacedMapping | None = None
         self._is_parsed_outside = False
-        self._started_ns = self._sent_ns = perf_counter_ns()
+        self._sends = 1
+        self._passed_down = 0  # how often a lower layer has sent it
+        self._started_ns = self._sent_ns = self._passed_ns = perf_counter_ns()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the library has neither returned nor raised."""
+        return self._tokens is not None
 
     def open(self, *, is_known: bool) -> None:
         """Start the call now if the server is known to have the route, else keep the context."""
@@ -178,8 +188,20 @@ class HttpCall:
             is_same = adapter.is_part_of(inner.client, inner.request, self)
             if is_same and adapter.is_resend(inner.client, self):
                 self.on_resend()
+                self._passed_ns = self._sent_ns
+            elif is_same:
+                self._on_passed_down()
             return is_same
-        return inner.server == self._server or self.adapter.sent_by == adapter.library
+        is_below = self.adapter.sent_by == adapter.library
+        if is_below:
+            self._on_passed_down()
+        return is_below or inner.server == self._server
+
+    def _on_passed_down(self) -> None:
+        """Count what a lower layer sends. It also sends again what it retries by itself."""
+        self._passed_down += 1
+        if self._passed_down > self._sends:
+            self.on_resend()
 
     def on_sent(self) -> None:
         """Restart the clock of this attempt: a library reports that it sends the request now."""
@@ -196,7 +218,8 @@ class HttpCall:
             self._extensions = ReplacedMapping(original, self.request.extensions, ("trace",))
 
     def on_resend(self) -> None:
-        """Restart the clock: the time before a redirect is not queue time of the server."""
+        """Restart the clock: the time before a redirect or retry is not queue time of the server."""
+        self._sends += 1
         self._sent_ns = perf_counter_ns()
         if self._call is not None:
             self._call.start_attempt()
@@ -225,6 +248,7 @@ class HttpCall:
 
     def on_destroyed(self) -> None:
         """Leave the call to the finalizer: its coroutine is destroyed, perhaps in another context."""
+        self._tokens = None
         if self._call is not None:
             self._call.abandon()
 
@@ -273,6 +297,7 @@ class HttpCall:
         if call is None and context is not None and self._match.route.is_served_by(provider):
             if self._server is not None:  # so that the span starts with this provider
                 self._instrumenter.servers.remember(self._server, provider)
+                remember_prefix(self._server, self._match.prefix, provider)
             call = self._start_retroactively(context)
         if call is not None:
             call.set_provider(provider)
@@ -369,7 +394,7 @@ class HttpCall:
         is_stream = http.is_stream
         call.request.stream = call.request.stream or is_stream
         if http.content is not None:
-            headers_ns = self.adapter.headers_ns(http.response, self._sent_ns)
+            headers_ns = self.adapter.headers_ns(http.response, self._passed_ns)
             if headers_ns is not None:
                 call.mark_headers_received(headers_ns)
             call.finish(parse_content(self._match, http, call.request, call.content_max_chars))
@@ -391,7 +416,7 @@ class HttpCall:
         elif http.content is None:
             call.diagnostics.on_headers(http.at_ns, self.adapter.socket(http.response))
         else:
-            headers_ns = self.adapter.headers_ns(http.response, self._sent_ns)
+            headers_ns = self.adapter.headers_ns(http.response, self._passed_ns)
             if headers_ns is not None:
                 call.diagnostics.on_headers(headers_ns)
 

@@ -82,7 +82,7 @@ class _SendWrappers:
             return None
         try:
             url = request.url
-            server = _server_of(url.scheme, url.host, url.port, socket=_socket(client))
+            server = _server_of(url.scheme, url.host, url.port, socket=_socket(client, url))
         except Exception as error:
             internal_errors.log_once("reading a URL", error)
             return None
@@ -104,10 +104,11 @@ def _match(request: Any) -> RouteMatch | None:
 _server_of = Limit("httpx_servers", 1024, "Servers of httpx").cached(server_of)
 
 
-def _socket(client: Any) -> str | None:
-    """Return the path of the Unix socket that the client uses, if any."""
+def _socket(client: Any, url: Any) -> str | None:
+    """Return the path of the Unix socket that the client uses for a URL, if any."""
     try:
-        return client._transport._pool._uds
+        transport = client._transport_for_url(url) if client._mounts else client._transport
+        return transport._pool._uds
     except AttributeError:  # A custom transport.
         return None
 

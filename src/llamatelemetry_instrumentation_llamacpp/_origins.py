@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from llamatelemetry.genai import Server
-    from llamatelemetry_instrumentation_llamacpp._routes import InferenceRoute
+    from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 _LIMIT: Final = Limit("configured_origins", 1024, "Servers, and whether an option names them")
 
@@ -26,7 +27,7 @@ class Origins:
     |---|---|
     | in the option `llamacpp_deny` | `False` |
     | in the option `llamacpp_allow`: has the routes of llama.cpp | `True` |
-    | engine proved by an earlier response, and its servers have the route | `True` |
+    | engine proved by an earlier response, and its servers have the route, behind a proved prefix | `True` |
     | host of a known provider, such as `api.openai.com` | `False` |
     | any other | `None` |
 
@@ -40,7 +41,7 @@ class Origins:
         self._deny = [_parse(entry) for entry in deny or ()]
         self._configured: dict[str, bool | None] = {}
 
-    def has_route(self, server: Server, route: InferenceRoute) -> bool | None:
+    def has_route(self, server: Server, match: RouteMatch) -> bool | None:
         """Return whether a request to this route of a server calls a model.
 
         `None` means that only the response can show it.
@@ -51,11 +52,13 @@ class Origins:
             configured = self._look_up(server)
         if configured is False:
             return False
+        route = match.route
         if configured and route.is_served_by(PROVIDER_LLAMA_CPP):
             return True
         proved = known_servers.providers.get(server.origin)
         if proved is not None and proved != server.provider:
-            return True if route.is_served_by(proved) else None
+            is_known = route.is_served_by(proved) and _is_proved(server, match.prefix)
+            return True if is_known else None
         return False if server.provider is not None else None
 
     def _look_up(self, server: Server) -> bool | None:
@@ -67,6 +70,19 @@ class Origins:
         self._configured[server.origin] = found
         _LIMIT.trim(self._configured)
         return found
+
+
+def remember_prefix(server: Server, prefix: str, provider: str) -> None:
+    """Store that a response has proved the provider of the routes behind this prefix.
+
+    Behind another one, a gateway may have a service that is not a model, such as `/users/7/messages`.
+    """
+    if prefix:
+        known_servers.remember(replace(server, origin=f"{server.origin} {prefix}"), provider)
+
+
+def _is_proved(server: Server, prefix: str) -> bool:
+    return not prefix or f"{server.origin} {prefix}" in known_servers.providers
 
 
 _Entry = tuple[str | None, str, int | None]

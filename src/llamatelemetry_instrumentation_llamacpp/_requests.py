@@ -71,16 +71,17 @@ class _RequestsAdapter(HttpClientAdapter):
         # A file or an iterator would be consumed by reading it.
         return request.body if isinstance(request.body, (bytes, str)) else None
 
-    def is_part_of(self, client: Any, _request: Any, outer: HttpCall) -> bool:
-        return client is outer.client
+    def is_part_of(self, client: Any, request: Any, outer: HttpCall) -> bool:
+        # A redirect has the same body. A hook may send another request with the session.
+        return client is outer.client and request.body is outer.request.body
 
     def content(self, response: Any) -> bytes | None:
         # `False` before the body is read; `None` if the body is empty.
         content = response._content
         return None if content is False else content or b""
 
-    def headers_ns(self, response: Any, sent_ns: int) -> int | None:
-        return sent_ns + int(response.elapsed.total_seconds() * 1e9)
+    def headers_ns(self, response: Any, passed_ns: int) -> int | None:
+        return passed_ns + int(response.elapsed.total_seconds() * 1e9)
 
     def socket(self, response: Any) -> Any:
         # It is unknown after the end of the body, and with transport adapters other than urllib3's.

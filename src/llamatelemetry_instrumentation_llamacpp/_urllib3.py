@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 
+# Positional arguments of `HTTPConnectionPool.urlopen`, the same in every supported version.
+_POOL_ARGUMENTS: Final = (
+    *("method", "url", "body", "headers", "retries", "redirect", "assert_same_host", "timeout"),
+    *("pool_timeout", "release_conn", "chunked", "body_pos"),
+)
+
+
 def patch_points(instrumentor: LlamaCppInstrumentor, _library: str) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrappers read `instrumentor` at each call: it can change."""
 
@@ -58,7 +65,7 @@ def patch_points(instrumentor: LlamaCppInstrumentor, _library: str) -> tuple[Pat
         PatchPoint(
             "urllib3.connectionpool",
             "HTTPConnectionPool.urlopen",
-            open_with(("method", "url", "body", "headers")),
+            open_with(_POOL_ARGUMENTS),
         ),
         PatchPoint(
             "urllib3.poolmanager", "PoolManager.urlopen", open_with(("method", "url", "redirect"))

@@ -10,6 +10,7 @@ body, such as `data`, `json` and `readline`, calls one of the methods that are o
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,12 +27,12 @@ _BODY: Final = "_llamatelemetry_body"
 
 def observe_body(response: Any, observer: Observer, encoding: str) -> None:
     """Pass the decoded bytes of the body to `observer` while the application reads them."""
-    try:
-        # Before the class is changed: its methods use it.
-        response.__dict__[_BODY] = _Body(observer, encoding)
-        response.__class__ = _observed(response.__class__)
-    except (AttributeError, TypeError):  # A custom transport adapter, which does not use urllib3.
-        observer.on_close()
+    if not isinstance(response, sys.modules["urllib3"].HTTPResponse):
+        observer.on_close()  # A custom transport adapter, which does not use urllib3.
+        return
+    # Before the class is changed: its methods use it.
+    response.__dict__[_BODY] = _Body(observer, encoding)
+    response.__class__ = _observed(response.__class__)
 
 
 class _Body:

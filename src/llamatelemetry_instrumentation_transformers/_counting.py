@@ -108,7 +108,8 @@ def read_rows(
     """
     longest = max(0, sequences.shape[-1] - prefix)
     eos = token_ids(getattr(config, "eos_token_id", None))
-    counts = [] if ended is None else ended.read(longest)
+    # One row ends with the loop. A step of assisted generation may add several tokens to it.
+    counts = [] if ended is None or len(sequences) == 1 else ended.read(longest)
     if len(counts) != len(sequences):
         counts = _count_to_eos(sequences, prefix, eos, config)
     if config is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanKind
@@ -18,6 +19,7 @@ from llamatelemetry_instrumentation_transformers._generation import (
     current_generation,
     generation_variable,
 )
+from llamatelemetry_instrumentation_transformers._own_generate import is_model
 from llamatelemetry_instrumentation_transformers._pipeline import current_pipeline_call
 from llamatelemetry_instrumentation_transformers._recorder import GenerationRecorder
 
@@ -49,6 +51,10 @@ class GenerateWrappers:
     def __init__(self, instrumentor: TransformersInstrumentor) -> None:
         self._instrumentor = instrumentor
 
+    def __reduce__(self) -> Any:
+        # A copy of a model class, as `PatchSwitch` describes it, does not call the wrapper.
+        return SimpleNamespace, (), {"own_generate": None}
+
     def generate(self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords) -> Any:
         """Wrap `GenerationMixin.generate`."""
         outer = current_generation()
@@ -61,6 +67,8 @@ class GenerateWrappers:
         self, wrapped: _Wrapped, model: Any, args: _Arguments, kwargs: _Keywords
     ) -> Any:
         """Wrap a `generate` that a model's class defines itself."""
+        if not is_model(model):
+            return wrapped(*args, **kwargs)
         outer = current_generation()
         if outer is not None:
             return _run_nested(outer, wrapped, model, args, kwargs, is_own=True)

@@ -50,8 +50,10 @@ generation_variable: Final[ContextVar[Generation | None]] = ContextVar(
 def current_generation() -> Generation | None:
     """Return the generation whose loop runs in this thread."""
     generation = generation_variable.get()
-    # The context may be a copy in another thread.
-    return generation if generation is not None and generation.thread_id == get_ident() else None
+    # The context may be a copy, in another thread or in a task that lives longer.
+    if generation is None or generation.thread_id != get_ident() or generation.call.ended:
+        return None
+    return generation
 
 
 # Criteria whose effect on a row is visible in the result.
@@ -200,7 +202,10 @@ class Generation:
         self._end_steps()
         try:
             self._read_prompt(kwargs)
-            one_row = rows_of(kwargs) == 1 and (getattr(self._config, "num_beams", 0) or 1) == 1
+            several = ("num_beams", "num_return_sequences")
+            one_row = rows_of(kwargs) == 1 and all(
+                (getattr(self._config, name, None) or 1) == 1 for name in several
+            )
             if one_row and self.steps.tokens and self.prefix_tokens is not None:
                 self.output_tokens = [self.steps.tokens[-1] - self.prefix_tokens]
         finally:

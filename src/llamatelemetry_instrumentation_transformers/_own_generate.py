@@ -109,6 +109,12 @@ def _is_generation_mixin(owner: type) -> bool:
     return owner.__name__ == "GenerationMixin" and owner.__module__.startswith("transformers.")
 
 
+def is_model(instance: Any) -> bool:
+    """Return whether an instance is a model. Other classes may share a mixin with a model class."""
+    base = getattr(sys.modules.get(MODEL_MODULE), "PreTrainedModel", ())
+    return isinstance(instance, base) or any(map(_is_generation_mixin, type(instance).__mro__))
+
+
 def _can_be_wrapped(method: Any) -> bool:
     """Return whether a method generates when it is called, and not when its result is iterated."""
     return (

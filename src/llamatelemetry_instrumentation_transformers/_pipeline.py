@@ -117,7 +117,9 @@ class PipelineCall:
         During a pull, only what runs in `forward` belongs to it, because the application's own
         generator also runs inside the pull.
         """
-        return self.recorder if self._forwarding or self._is_call else None
+        recorder = self.recorder if self._forwarding or self._is_call else None
+        # A task that was created meanwhile has a copy of the context, and may live longer.
+        return None if recorder is None or recorder.call.ended else recorder
 
     def start(self, inputs: Any, *, is_pull: bool) -> None:
         """Start recording a call with these inputs."""

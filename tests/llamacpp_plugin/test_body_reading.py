@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from time import time_ns
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,7 @@ from llamatelemetry.genai import flush_pending
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.support.byte_server import ScriptedHttpServer, chunked, plain, scripted
 from tests.support.engine_formats import as_lines, ollama_chat, ollama_chat_objects
+from tests.support.llama_cpp_responses import CHAT
 from tests.support.recorder import Recorder
 
 LINES = as_lines(ollama_chat_objects())
@@ -296,14 +298,122 @@ def test_urllib3_headers_of_the_application_are_not_changed(
     assert b"X-Own: 1" in server.requests[2]
 
 
-def test_retry_of_urllib3_is_one_call(instrument: Callable[..., Recorder]) -> None:
+def with_retries(library: str, retries: urllib3.Retry) -> Callable[[str, str], Any]:
+    """Return a function that sends a request to a path of a server."""
+
+    def pools(origin: str, path: str) -> None:
+        with urllib3.PoolManager() as manager:
+            manager.request("POST", origin + path, json=BODY, retries=retries)
+
+    def pool(origin: str, path: str) -> None:
+        with urllib3.connection_from_url(origin) as own:
+            own.request("POST", path, json=BODY, retries=retries)
+
+    def session(origin: str, path: str) -> None:
+        with requests.Session() as own:
+            own.mount("http://", requests.adapters.HTTPAdapter(max_retries=retries))
+            own.post(origin + path, json=BODY)
+
+    def stream(origin: str, path: str) -> None:
+        with requests.Session() as own:
+            own.mount("http://", requests.adapters.HTTPAdapter(max_retries=retries))
+            assert own.post(origin + path, json=BODY, stream=True).content
+
+    return {"pools": pools, "pool": pool, "session": session, "stream": stream}[library]
+
+
+@pytest.mark.parametrize("library", ["pools", "pool", "session", "stream"])
+def test_retry_of_urllib3_is_one_call_whose_queue_begins_at_last_attempt(
+    instrument: Callable[..., Recorder], library: str
+) -> None:
     recorder = instrument(llamacpp_allow=("127.0.0.1",))
     busy = plain(b"{}", status="503 Busy", server="")
-    retries = urllib3.Retry(2, status_forcelist=[503], allowed_methods=None)
-    with scripted(busy, PLAIN) as server, urllib3.PoolManager() as pools:
-        pools.request("POST", f"{server.origin}/api/chat", json=BODY, retries=retries)
-        assert len(server.requests) == 2
+    moved = plain(b"", "Location: /v1/chat/completions", status="307 Moved", server="")
+    sent_again: list[int] = []
+
+    class Retry(urllib3.Retry):
+        def sleep(self, response: Any = None) -> None:
+            super().sleep(response)
+            sent_again.append(time_ns())
+
+    retries = Retry(
+        5, status_forcelist=[503], allowed_methods=None, backoff_factor=0.1, backoff_max=0.1
+    )
+    send = with_retries(library, retries)
+    with scripted(busy, busy, moved, busy, busy, plain(CHAT)) as server:
+        send(server.origin, "/chat/completions")
+        assert len(server.requests) == 6
+    span = recorder.call()
+    attributes = span.attributes or {}
+    assert attributes["gen_ai.usage.output_tokens"] == 5
+    assert attributes["http.request.resend_count"] == 5
+    last_attempt_ns = span.end_time - sent_again[-1]
+    assert attributes["llamatelemetry.queue_duration"] * 1e9 <= last_attempt_ns
+
+
+def test_pool_of_urllib3_accepts_all_arguments_by_position(
+    instrument: Callable[..., Recorder],
+) -> None:
+    recorder = instrument(llamacpp_allow=("127.0.0.1",))
+    body = json.dumps(BODY).encode()
+    with scripted(plain(CHAT)) as server, urllib3.connection_from_url(server.origin) as pool:
+        path, retries = "/v1/chat/completions", urllib3.Retry(0)
+        reply = pool.urlopen(
+            "POST", path, body, {}, retries, False, True, 30.0, 30.0, None, False, None
+        )
+        assert reply.data == CHAT
+        assert server.requests[0].endswith(body)
     assert (recorder.call().attributes or {})["gen_ai.usage.output_tokens"] == 5
+
+
+def test_other_request_of_hook_in_requests_is_another_call(
+    instrument: Callable[..., Recorder],
+) -> None:
+    recorder = instrument(llamacpp_allow=("127.0.0.1",))
+    with scripted(plain(CHAT)) as server, requests.Session() as session:
+
+        def send_another(*_args: Any, **_options: Any) -> None:
+            session.post(f"{server.origin}/v1/embeddings", json={"model": "other"})
+
+        url = f"{server.origin}/v1/chat/completions"
+        session.post(url, json=BODY, hooks={"response": send_another})
+    inner, outer = recorder.calls()
+    assert (inner.name, outer.name) == ("embeddings other", "chat smol")
+    assert "http.request.resend_count" not in (outer.attributes or {})
+
+
+class OwnBody(io.RawIOBase):
+    """The body of a response of a transport adapter without urllib3."""
+
+    def __init__(self) -> None:
+        self._source = io.BytesIO(CHAT)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._source.readinto(buffer)
+
+
+class OwnAdapter(requests.adapters.BaseAdapter):
+    def send(self, request: Any, *_args: Any, **_options: Any) -> Any:
+        response = requests.Response()
+        response.status_code, response.raw, response.request = 200, OwnBody(), request
+        response.headers.update({"Content-Type": "application/json", "Server": "llama.cpp"})
+        return response
+
+    def close(self) -> None:
+        pass
+
+
+def test_body_of_own_transport_adapter_is_unchanged(instrumented: Recorder) -> None:
+    with requests.Session() as session:
+        session.mount("http://", OwnAdapter())
+        response = session.post("http://llama.test/v1/chat/completions", json=BODY, stream=True)
+        assert type(response.raw) is OwnBody
+        assert response.content == CHAT
+    span = instrumented.call()
+    assert "gen_ai.usage.output_tokens" not in (span.attributes or {})
 
 
 def libraries() -> dict[str, Callable[[str], Any]]:

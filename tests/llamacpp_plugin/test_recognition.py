@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 from collections.abc import Callable
@@ -162,6 +163,73 @@ def test_timings_in_plain_response_identify_llama_cpp(instrumented: Recorder, ca
     assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
+@both
+def test_server_is_that_of_transport_for_url(library: str, instrumented: Recorder) -> None:
+    http = importlib.import_module(library)
+    with (
+        mock(library, Server="llama.cpp") as other,
+        http.Client(
+            transport=http.HTTPTransport(uds="/nowhere.sock"),
+            mounts={"http://llama.test": other._transport},
+        ) as client,
+    ):
+        client.post("http://llama.test/v1/chat/completions", json=BODY)
+    attributes = instrumented.call().attributes or {}
+    assert (attributes["server.address"], attributes["server.port"]) == ("llama.test", 80)
+
+
+@both
+def test_other_service_of_gateway_is_not_recorded(library: str, instrumented: Recorder) -> None:
+    """The proof of a server counts for its prefix of the path, not for all of the host."""
+    http = importlib.import_module(library)
+
+    def reply(request: Any) -> Any:
+        is_model = request.url.path.startswith("/llm/")
+        headers = {"Server": "llama.cpp"} if is_model else {}
+        return http.Response(200, json=payloads.chat() if is_model else {"id": 7}, headers=headers)
+
+    def busy(_: Any) -> Any:
+        return http.Response(503, json={})
+
+    with mock(library, reply) as client:
+        client.post("http://gateway.test/llm/v1/chat/completions", json=BODY)
+        client.post("http://gateway.test/users/7/messages", json={"text": "Hi"})
+        client.post("http://gateway.test/llms/responses", json={"text": "Hi"})
+    with mock(library, busy) as client:
+        client.post("http://gateway.test/llm/v1/embeddings", json={"input": "Hi"})
+    assert [span.name for span in instrumented.calls()] == ["chat smol", "embeddings"]
+
+
+@both
+def test_task_that_outlives_request_has_calls_of_its_own(library: str, instrument: Any) -> None:
+    """A hook of the first request creates the task, so the task has a copy of its context."""
+    recorder = instrument(llamacpp_allow=("llama.test",))
+    http = importlib.import_module(library)
+    url, tasks = "http://llama.test/v1/chat/completions", []
+
+    async def main() -> None:
+        transport = http.MockTransport(lambda _: http.Response(200, json=payloads.chat()))
+        is_done = asyncio.Event()
+
+        async def work() -> None:
+            await is_done.wait()
+            async with http.AsyncClient(transport=transport) as client:
+                await client.post(url, json=BODY)
+
+        async def start(_request: Any) -> None:
+            tasks.append(asyncio.create_task(work()))
+
+        async with http.AsyncClient(
+            transport=transport, event_hooks={"request": [start]}
+        ) as client:
+            await client.post(url, json=BODY)
+        is_done.set()
+        await tasks[0]
+
+    asyncio.run(main())
+    assert len(recorder.calls()) == 2
+
+
 OTHERS = {
     "no-name": plain(json.dumps(payloads.chat()).encode(), server=""),
     "another-name": plain(json.dumps(payloads.chat()).encode(), server="Server: uvicorn\r\n"),
@@ -232,8 +300,8 @@ def test_allow_and_deny_entries_match_origin_or_host(entry: str, url: str, match
     assert server is not None
     match = match_path("/completion")
     assert match is not None
-    assert Origins((entry,), ()).has_route(server, match.route) is (True if matches else None)
-    assert Origins((), (entry,)).has_route(server, match.route) is (False if matches else None)
+    assert Origins((entry,), ()).has_route(server, match) is (True if matches else None)
+    assert Origins((), (entry,)).has_route(server, match) is (False if matches else None)
 
 
 @both

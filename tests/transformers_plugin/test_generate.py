@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from transformers import (
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from tests.support.recorder import Recorder
 from tests.support.transformers_models import (
@@ -26,6 +29,7 @@ from tests.support.transformers_models import (
     PAD,
     encoded,
     llama,
+    make_pipeline,
     not_letters,
     t5,
     tokenizer,
@@ -302,6 +306,35 @@ def test_prompt_lookup_counts_output_tokens(instrumented: Recorder) -> None:
     )
 
 
+@pytest.mark.parametrize("drafts", ["assistant", "prompt lookup"])
+@pytest.mark.parametrize("end", ["criterion", "stop string", "time"])
+def test_assisted_generation_with_other_criteria_counts_each_token(
+    instrumented: Recorder, drafts: str, end: str
+) -> None:
+    class Never(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    ends: dict[str, dict[str, Any]] = {
+        "criterion": {"stopping_criteria": StoppingCriteriaList([Never()])},
+        # The assistant would need a tokenizer of its own.
+        "stop string": {"stop_strings": ["never"], "tokenizer": tokenizer()},
+        "time": {"max_time": 1000.0},
+    }
+    if (drafts, end) == ("assistant", "stop string"):
+        pytest.skip("the library passes no tokenizer to the assistant")
+    model, inputs = llama(), encoded("abcabcabcabc")
+    by = {"assistant_model": llama()} if drafts == "assistant" else {"prompt_lookup_num_tokens": 3}
+    output = model.generate(
+        **inputs, **by, **ends[end], max_new_tokens=12, min_new_tokens=12, **GREEDY
+    )
+    span = only(instrumented)
+    assert new_tokens(output, inputs).shape[1] == 12
+    assert span.attributes["gen_ai.usage.output_tokens"] == 12
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("length",)
+    assert span.attributes["llamatelemetry.generation.steps"] < 12
+
+
 @pytest.mark.clock
 def test_record_events_adds_one_event_per_step(instrument: Callable[..., Recorder]) -> None:
     recorder = instrument({"record_events": True})
@@ -359,13 +392,51 @@ def test_concurrent_generations_are_recorded_separately(instrumented: Recorder) 
     assert counted == {(3, 3), (5, 5), (7, 7)}
 
 
-def test_failed_generation_records_tokens_generated_before_error(instrumented: Recorder) -> None:
-    class Broken(StoppingCriteria):
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-            if input_ids.shape[1] == 8:
-                raise RuntimeError("enough")
-            return torch.zeros(len(input_ids), dtype=torch.bool)
+@pytest.mark.parametrize("second", ["generate", "pipeline"])
+@pytest.mark.parametrize("first", ["generate", "pipeline"])
+def test_task_that_outlives_generation_has_calls_of_its_own(
+    instrumented: Recorder, first: str, second: str, tmp_path: Path
+) -> None:
+    """The streamer of the first one creates the task, so the task has a copy of its context."""
+    model, pipe = llama(), make_pipeline("text-generation", tmp_path)
+    two: dict[str, Any] = {"max_new_tokens": 2, "min_new_tokens": 2, **GREEDY}
+    run: dict[str, Callable[..., Any]] = {
+        "generate": lambda **streamer: model.generate(**encoded("Hello"), **two, **streamer),
+        "pipeline": lambda **streamer: pipe("Hello", **two, **streamer),
+    }
 
+    class Starts(BaseStreamer):
+        task: Any = None
+
+        def put(self, value: Any) -> None:
+            if self.task is None:
+                self.task = asyncio.get_running_loop().create_task(work())
+
+        def end(self) -> None:
+            pass
+
+    async def work() -> None:
+        run[second]()
+
+    async def main() -> None:
+        streamer = Starts()
+        run[first](streamer=streamer)
+        await streamer.task
+
+    asyncio.run(main())
+    assert [span.attributes["gen_ai.usage.output_tokens"] for span in calls(instrumented)] == [2, 2]
+
+
+class Broken(StoppingCriteria):
+    """Raises at a length of 8 tokens."""
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        if input_ids.shape[1] == 8:
+            raise RuntimeError("enough")
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def test_failed_generation_records_tokens_generated_before_error(instrumented: Recorder) -> None:
     with pytest.raises(RuntimeError, match="enough"):
         llama().generate(
             **encoded("Hello"),
@@ -378,6 +449,24 @@ def test_failed_generation_records_tokens_generated_before_error(instrumented: R
     assert span.attributes["gen_ai.usage.input_tokens"] == 5
     # The criteria raised before the third token was complete.
     assert span.attributes["gen_ai.usage.output_tokens"] == 2
+    assert span.attributes["gen_ai.ttft_ms"] > 0
+
+
+def test_failed_generation_of_several_sequences_has_no_output_tokens(
+    instrumented: Recorder,
+) -> None:
+    """It is unknown which of them had ended."""
+    with pytest.raises(RuntimeError, match="enough"):
+        llama().generate(
+            **encoded("Hello"),
+            max_new_tokens=9,
+            do_sample=True,
+            num_return_sequences=3,
+            stopping_criteria=StoppingCriteriaList([Broken()]),
+        )
+    span = only(instrumented)
+    assert span.attributes["gen_ai.usage.input_tokens"] == 5
+    assert "gen_ai.usage.output_tokens" not in span.attributes
     assert span.attributes["gen_ai.ttft_ms"] > 0
 
 

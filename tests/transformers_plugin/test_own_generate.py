@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from time import time_ns
+from types import CellType, FunctionType
 from typing import Any
 
 import pytest
@@ -370,6 +372,48 @@ def test_class_is_patched_when_it_is_created(instrument: Callable[..., Recorder]
     instrument()
     of_kind(Late).generate(**encoded("Hello"), **SIX)
     assert len(calls(recorder)) == 1
+
+
+def test_patched_method_can_be_pickled_by_value(instrumented: Recorder) -> None:
+    """cloudpickle so pickles a class of `__main__`: each function with all that it refers to."""
+
+    class Model(LlamaForCausalLM):
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            return "own"
+
+    method = vars(Model)["generate"]
+    original = method.__wrapped__
+
+    def copied(value: Any) -> Any:
+        return value if value is original else pickle.loads(pickle.dumps(value))
+
+    cells = tuple(CellType(copied(cell.cell_contents)) for cell in method.__closure__)
+    copy = FunctionType(method.__code__, method.__globals__, closure=cells)
+    copy.__dict__.update({name: copied(value) for name, value in vars(method).items()})
+    model = Model(llama().config)
+    assert copy(model, max_new_tokens=2) == "own"
+    assert calls(instrumented) == []
+    assert model.generate(max_new_tokens=2) == "own"
+    assert len(calls(instrumented)) == 1
+
+
+def test_mixin_of_model_records_nothing_for_other_classes(
+    instrumented: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Doubles:
+        config = LlamaForCausalLM.config_class()
+
+        def generate(self, text: str) -> str:
+            return 2 * text
+
+    class Model(Doubles, LlamaForCausalLM):
+        pass
+
+    assert Doubles().generate("ab") == "abab"
+    assert calls(instrumented) == []
+    assert caplog.text == ""
+    assert Model(llama().config).generate("ab") == "abab"
+    assert len(calls(instrumented)) == 1
 
 
 def test_class_creation_is_unchanged(instrument: Callable[..., Recorder]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from functools import partial, wraps
 from inspect import isasyncgenfunction, isclass, iscoroutinefunction, isgeneratorfunction
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import wrapt
@@ -128,6 +128,11 @@ class PatchSwitch:
 
     def __init__(self, *, is_on: bool) -> None:
         self.is_on = is_on
+
+    def __reduce__(self) -> Any:
+        # cloudpickle copies a class of `__main__` with its methods. Nothing is patched in the
+        # process that loads the copy, and llamatelemetry may be missing there.
+        return SimpleNamespace, (), {"is_on": False}
 
 
 class _Patch:
