@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,36 @@ def test_load_restores_saved_results(tmp_path):
     del one["summary"], other["summary"]
     assert other == one
     assert after.summary() == before.summary()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of file sizes")
+@pytest.mark.parametrize("name", ["a.json", "a.html"])
+def test_full_disk_keeps_the_earlier_file(tmp_path, name):
+    import resource
+
+    path = tmp_path / name
+    path.write_text("earlier")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            results().save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [(name, "earlier")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_saved_file_keeps_mode_and_symbolic_link(tmp_path):
+    path, link = tmp_path / "a.json", tmp_path / "link.json"
+    path.write_text("earlier")
+    path.chmod(0o640)
+    link.symlink_to(path.name)
+    results().save(link)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert BenchmarkResults.load(path).requests
+    results().save("/dev/null")
 
 
 def test_json_contains_schema_and_summary(tmp_path):

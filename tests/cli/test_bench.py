@@ -233,6 +233,7 @@ def test_bench_exits_with_1_when_all_measured_requests_fail_beside_a_baseline(
         ["--rate", "1:0"],
         ["--slo", "speed=1s"],
         ["--sweep", "level=1"],
+        ["--sweep", "concurrency=1,1.5"],
         ["--concurrency", "0"],
         ["--profile", "huge"],
         ["--compare", "nowhere.json"],

@@ -167,7 +167,8 @@ def _sweep(runner: BenchmarkRunner, model: str, prompts: Any, options: BenchOpti
         if parameter == "rate":
             found = runner.sweep(model, prompts, rates=levels)
         else:
-            found = runner.sweep(model, prompts, concurrencies=[int(level) for level in levels])
+            whole: list[Any] = [int(each) if each.is_integer() else each for each in levels]
+            found = runner.sweep(model, prompts, concurrencies=whole)
     _print(found.summary())
     _write(found, options.files)
     is_incomplete = len(found.points) < len(levels)

@@ -76,10 +76,19 @@ def test_secrets_processor_redacts_secret_parameter_of_url(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["oauth.access_token", "oauth.accessToken", "app.Client-Secret", "secretKey", "apiKey"]
+    "name",
+    [
+        *("oauth.access_token", "oauth.accessToken", "app.Client-Secret", "secretKey", "apiKey"),
+        *("openai_api_key", "app.openaiApiKey", "db_password", "HF-Access-Token"),
+    ],
 )
 def test_secrets_processor_redacts_name_in_any_spelling(name):
     assert dict(redacted({name: "abc"}).attributes) == {name: GONE}
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "gen_ai.token.type", "password.length", "keyword"])
+def test_secrets_processor_keeps_names_that_contain_such_words(name):
+    assert dict(redacted({name: "abc"}).attributes) == {name: "abc"}
 
 
 def test_secrets_processor_redacts_secret_headers_of_any_vendor():

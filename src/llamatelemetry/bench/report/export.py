@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,11 +63,13 @@ class Exportable(Printable):
         """Write a file and return its path. The suffix selects the format.
 
         `.md` and `.html`, and for benchmark results `.csv`, select these formats. Any other
-        suffix selects JSON.
+        suffix selects JSON. An existing file is kept if the new one cannot be written.
+
+        Raises:
+            OSError: The file cannot be written.
         """
         path = Path(path)
-        content = self._formats().get(path.suffix.lower(), self.to_json)()
-        path.write_text(content, encoding="utf-8", errors="replace")
+        _write(self._formats().get(path.suffix.lower(), self.to_json)(), path)
         return path
 
     def _formats(self) -> dict[str, Callable[[], str]]:
@@ -75,5 +79,20 @@ class Exportable(Printable):
 def write_page(page: str, path: str | Path | None) -> str:
     """Write a page to `path` if given, and return it."""
     if path is not None:
-        Path(path).write_text(page, encoding="utf-8", errors="replace")
+        _write(page, Path(path))
     return page
+
+
+def _write(text: str, path: Path) -> None:
+    if path.exists() and not path.is_file():  # such as /dev/stdout
+        path.write_text(text, encoding="utf-8", errors="replace")
+        return
+    target = path.resolve()  # of a symbolic link, which stays
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -120,6 +120,11 @@ _SECRET_NAMES: Final = frozenset(
         *("hf_token", "private_token", "passphrase", "jwt"),
     )
 )
+# Other names end so: `openai_api_key`, `db_password`.
+_SECRET_ENDS: Final = (
+    *("apikey", "secretkey", "privatekey", "clientsecret", "password", "passwd", "passphrase"),
+    *("accesstoken", "refreshtoken", "authtoken", "bearertoken", "sessiontoken"),
+)
 # A header whose name ends like a secret parameter of a URL.
 _SECRET_HEADER: Final = (
     rf"(?s)(?:http\.(?:request|response)\.header|rpc\..*metadata)\.(?i:.*{SECRET_PARAMETER})"
@@ -203,9 +208,11 @@ class NameClassifier:
         if self._keys is not None and self._keys.fullmatch(name):
             return AttributeKind.KEY
         last = name.rpartition(".")[2]
+        spelled = last.lower().replace("-", "").replace("_", "")
         if (
             name in _HEADER_MAPS
-            or last.lower().replace("-", "").replace("_", "") in _SECRET_NAMES
+            or spelled in _SECRET_NAMES
+            or spelled.endswith(_SECRET_ENDS)
             or (name.startswith(("http.", "rpc.")) and _secret_header().fullmatch(f"{name}="))
         ):
             return AttributeKind.SECRET
