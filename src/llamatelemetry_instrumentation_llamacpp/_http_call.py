@@ -198,7 +198,7 @@ class HttpCall:
         return is_below or inner.server == self._server
 
     def _on_passed_down(self) -> None:
-        """Count what a lower layer sends. It also sends again what it retries by itself."""
+        """Count the requests of a lower layer, which may retry by itself."""
         self._passed_down += 1
         if self._passed_down > self._sends:
             self.on_resend()
