@@ -177,12 +177,16 @@ def _requests_raw(request: CallerRequest) -> Observation:
         ) as response,
     ):
         seen.record_response(response)
-        number = 0
-        while chunk := response.raw.read(512):
-            seen.body += chunk
-            number += 1
-            if seen.stops_after(number, request):
-                break
+        # Adding to `bytes` would copy 10 MB 20,000 times, and the server waits for ten seconds.
+        body, number = bytearray(), 0
+        try:
+            while chunk := response.raw.read(512):
+                body += chunk
+                number += 1
+                if seen.stops_after(number, request):
+                    break
+        finally:
+            seen.body = bytes(body)
     return seen
 
 
