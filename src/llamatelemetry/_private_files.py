@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from llamatelemetry._whole_files import whole_file
 
 _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
@@ -69,15 +70,9 @@ def write_private_text(path: Path, text: str) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        _change_mode(temporary, _FILE_MODE)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, _FILE_MODE) as file:
+        file.write(text)
+    _change_mode(path, _FILE_MODE)
 
 
 def _change_mode(path: Path, mode: int) -> None:

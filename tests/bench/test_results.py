@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -59,6 +62,24 @@ def test_saved_file_keeps_mode_and_symbolic_link(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640
     assert BenchmarkResults.load(path).requests
     results().save("/dev/null")
+
+
+def test_file_that_cannot_be_replaced_is_written_in_place(tmp_path):
+    """A single file that is mounted into a container, for example."""
+    outside, path = tmp_path / "outside.json", tmp_path / "a.json"
+    outside.write_text("earlier")
+    path.touch()
+    mount, unmount = shutil.which("mount"), shutil.which("umount")
+    if not (mount and unmount) or os.geteuid() != 0:
+        pytest.skip("needs root and mount")
+    if subprocess.run([mount, "--bind", outside, path], check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        results().save(path)
+        assert BenchmarkResults.load(outside).requests
+    finally:
+        subprocess.run([unmount, path], check=True)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.json", "outside.json"]
 
 
 def test_json_contains_schema_and_summary(tmp_path):

@@ -111,7 +111,7 @@ def true_metrics(all_scripts: Sequence[Script], truths: Sequence[Truth]) -> dict
 
 
 def slower(script: Script) -> Script:
-    """Return a script with delays of seconds, of which HTTP overhead is less than 1%."""
+    """Return a script with longer delays. What HTTP adds to them is less than 1%."""
     return replace(
         script,
         queue_s=2.5 * script.queue_s,

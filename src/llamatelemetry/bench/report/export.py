@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llamatelemetry._table import html_table
+from llamatelemetry._whole_files import whole_file
 from llamatelemetry.bench.report.tables import render_markdown
 from llamatelemetry.bench.report.terminal import render_text
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llamatelemetry.bench.report.tables import Table
+
+# The directory may be read-only, and a single file may be mounted into a container.
+_CANNOT_REPLACE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS})
 
 
 class Printable(ABC):
@@ -84,15 +87,20 @@ def write_page(page: str, path: str | Path | None) -> str:
 
 
 def _write(text: str, path: Path) -> None:
-    if path.exists() and not path.is_file():  # such as /dev/stdout
-        path.write_text(text, encoding="utf-8", errors="replace")
-        return
-    target = path.resolve()  # of a symbolic link, which stays
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        if target.exists():
-            shutil.copymode(target, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a file. As far as the system allows it, an error leaves the earlier file as it was."""
+    if path.is_file() or not path.exists():  # not /dev/stdout
+        try:
+            _replace(path.resolve(), text)  # A symbolic link stays.
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_REPLACE:
+                raise
+    path.write_text(text, encoding="utf-8", errors="replace")
+
+
+def _replace(path: Path, text: str) -> None:
+    mode = path.stat().st_mode if path.exists() else None
+    with whole_file(path) as file:
+        file.write(text)
+    if mode is not None:
+        path.chmod(mode)
