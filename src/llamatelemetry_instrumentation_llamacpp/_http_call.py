@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry import context as context_api
 
 from llamatelemetry.genai import (
-    BodyBytesObserver,
     BodyCapture,
     Call,
     EventBytesObserver,
@@ -25,9 +24,7 @@ from llamatelemetry.genai import (
     Response,
     Server,
     as_dict,
-    content_decoder,
     current_call,
-    event_bytes_observer,
     internal_errors,
     may_prove_engine,
     parse_body,
@@ -42,19 +39,20 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import (
 )
 from llamatelemetry_instrumentation_llamacpp._origins import remember_prefix
 from llamatelemetry_instrumentation_llamacpp._replaced_mapping import ReplacedMapping
+from llamatelemetry_instrumentation_llamacpp._response_observers import (
+    body_observer,
+    event_observer,
+)
 from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch, parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from contextvars import Token
 
     from opentelemetry.context import Context
 
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
     from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdapter
-
-    Arguments = tuple[Any, ...]
-    Keywords = Mapping[str, Any]
 
 _current: Final[ContextVar[HttpCall | None]] = ContextVar("llamatelemetry-http-call", default=None)
 _LARGEST_REQUEST: Final = 16 * 1024 * 1024
@@ -98,35 +96,6 @@ def current_http_call() -> HttpCall | None:
     http_call = _current.get()
     # A task that was created meanwhile has a copy of the context, and may live longer.
     return http_call if http_call is not None and http_call.is_sending else None
-
-
-def observe_send(
-    http_call: HttpCall, wrapped: Callable[..., Any], args: Arguments, kwargs: Keywords
-) -> Any:
-    """Call the library's function that sends the request, and record its response or exception."""
-    try:
-        response = wrapped(*args, **kwargs)
-    except BaseException as error:
-        http_call.on_error(error)
-        raise
-    http_call.on_response(response)
-    return response
-
-
-async def observe_send_async(
-    http_call: HttpCall, wrapped: Callable[..., Any], args: Arguments, kwargs: Keywords
-) -> Any:
-    """Do the same as `observe_send` for a coroutine function."""
-    try:
-        response = await wrapped(*args, **kwargs)
-    except GeneratorExit:
-        http_call.on_destroyed()
-        raise
-    except BaseException as error:
-        http_call.on_error(error)
-        raise
-    http_call.on_response(response)
-    return response
 
 
 class HttpCall:
@@ -354,7 +323,7 @@ class HttpCall:
             call.mark_headers_received(at_ns)
             if is_networked:
                 self._request_props(call, provider)
-            return self._event_observer(call, "")
+            return event_observer(self._match, call, "")
 
         return ProvisionalObserver(confirm)
 
@@ -402,9 +371,9 @@ class HttpCall:
         call.mark_headers_received(http.at_ns)
         encoding = "" if self.adapter.observes_decoded else http.encoding
         observer = (
-            self._event_observer(call, encoding)
+            event_observer(self._match, call, encoding)
             if is_stream and http.status < 300
-            else self._body_observer(call, http.status, encoding)
+            else body_observer(self._match, call, http.status, encoding)
         )
         self.adapter.observe_body(http.response, observer, http.encoding)
 
@@ -419,19 +388,6 @@ class HttpCall:
             headers_ns = self.adapter.headers_ns(http.response, self._passed_ns)
             if headers_ns is not None:
                 call.diagnostics.on_headers(headers_ns)
-
-    def _event_observer(self, call: Call, encoding: str) -> EventBytesObserver:
-        route = self._match.route
-        accumulator = route.make_accumulator(call.request, call.content_max_chars)
-        return event_bytes_observer(call, accumulator, encoding, is_typed=route.is_typed)
-
-    def _body_observer(self, call: Call, status: int, encoding: str) -> BodyBytesObserver:
-        match, request = self._match, call.request
-        return BodyBytesObserver(
-            call,
-            lambda body: parse_capture(match, status, body, request),
-            content_decoder(encoding),
-        )
 
     def _request_props(self, call: Call, provider: str | None) -> None:
         # The application did not make this request, and it carries the application's

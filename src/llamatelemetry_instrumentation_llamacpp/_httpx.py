@@ -21,10 +21,9 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdap
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
-    observe_send,
-    observe_send_async,
     start_http_call,
 )
+from llamatelemetry_instrumentation_llamacpp._observed_send import observe_send, observe_send_async
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai import Observer
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-    from llamatelemetry_instrumentation_llamacpp._http_call import Arguments, Keywords
+    from llamatelemetry_instrumentation_llamacpp._observed_send import Arguments, Keywords
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 

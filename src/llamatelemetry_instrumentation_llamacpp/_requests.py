@@ -10,9 +10,9 @@ from llamatelemetry_instrumentation_llamacpp._http_adapter import HttpClientAdap
 from llamatelemetry_instrumentation_llamacpp._http_call import (
     HttpCall,
     OutgoingRequest,
-    observe_send,
     start_http_call,
 )
+from llamatelemetry_instrumentation_llamacpp._observed_send import observe_send
 from llamatelemetry_instrumentation_llamacpp._routes import match_path
 from llamatelemetry_instrumentation_llamacpp._urllib3_body import observe_body
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from llamatelemetry.genai import Observer, Server
     from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
-    from llamatelemetry_instrumentation_llamacpp._http_call import Arguments, Keywords
+    from llamatelemetry_instrumentation_llamacpp._observed_send import Arguments, Keywords
     from llamatelemetry_instrumentation_llamacpp._routes import RouteMatch
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from llamatelemetry.genai import Observer
-    from llamatelemetry_instrumentation_llamacpp._http_call import Arguments, Keywords
+    from llamatelemetry_instrumentation_llamacpp._observed_send import Arguments, Keywords
 
 _BODY: Final = "_llamatelemetry_body"
 
