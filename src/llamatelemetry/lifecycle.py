@@ -71,7 +71,8 @@ def init(  # noqa: PLR0917 - the contract allows positional arguments
         The effective options.
 
     Raises:
-        TypeError: An option is unknown. The message names the most similar one.
+        TypeError: An option is unknown, and the message names the most similar one. Or `config` is
+            no `LlamaTelemetryConfig`.
         ValueError: An option has an invalid value.
 
     Examples:

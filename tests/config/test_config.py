@@ -429,6 +429,12 @@ def test_interval_is_no_longer_than_a_thread_can_wait(name):
     assert longest_ms / 1000 == threading.TIMEOUT_MAX
 
 
+@pytest.mark.parametrize("config", [{}, {"exporter": "none"}, "otlp"])
+def test_config_of_another_type_raises_type_error_that_names_the_right_one(config):
+    with pytest.raises(TypeError, match=r"must be a LlamaTelemetryConfig, not (dict|str)"):
+        effective_config(config, environ={})
+
+
 def test_unknown_option_raises_type_error_with_suggestion():
     with pytest.raises(TypeError, match=r"Unknown option 'exportr'. Did you mean 'exporter'\?"):
         effective_config(exportr="file")

@@ -96,9 +96,16 @@ def effective_config(
         **explicit: Options that override `config`.
 
     Raises:
-        TypeError: An explicit option is unknown; the message suggests the nearest name.
+        TypeError: An explicit option is unknown; the message suggests the nearest name. Or
+            `config` is no `LlamaTelemetryConfig`.
         ValueError: A value given in code is invalid.
     """
+    # Callers may not check types.
+    if not isinstance(config, LlamaTelemetryConfig | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"config must be a LlamaTelemetryConfig, not {type(config).__name__}. "
+            "Pass single options by name, as in init(exporter='none')."
+        )
     check_names(explicit)
     values = {
         n: OptionValue(o.default, "default") for n, o in OPTIONS.items() if o.default is not None
