@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from llamatelemetry.genai import (
@@ -63,19 +64,19 @@ class _PlainBodyAccumulator:
         name = "aiter_bytes" if is_async else "iter_bytes"
         original, feed = getattr(response, name), self._body.feed
 
-        def iter_bytes(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        def iter_bytes(_response: Any, *args: Any, **kwargs: Any) -> Iterator[bytes]:
             response.__dict__.pop(name, None)
             for data in original(*args, **kwargs):
                 feed(data)
                 yield data
 
-        async def aiter_bytes(*args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
+        async def aiter_bytes(_response: Any, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
             response.__dict__.pop(name, None)
             async for data in original(*args, **kwargs):
                 feed(data)
                 yield data
 
-        response.__dict__[name] = aiter_bytes if is_async else iter_bytes
+        _replace_method(response, aiter_bytes if is_async else iter_bytes)
 
     def add(self, chunk: Any) -> bool:
         """Add one chunk. Return whether it carries a token."""
@@ -115,21 +116,34 @@ class CloseHook:
         """Replace the method."""
         original = getattr(self._response, self._name)
         # Not `self`, which would make the response part of a reference cycle.
-        on_close, ambient = self._on_close, self._ambient
+        response, on_close, ambient = self._response, self._on_close, self._ambient
 
-        def close() -> Any:
+        def close(http: Any) -> Any:
+            if http is not response:  # a deep copy
+                return http.__class__.close(http)
             on_close(_cause(ambient))
             return original()
 
-        async def aclose() -> Any:
+        async def aclose(http: Any) -> Any:
+            if http is not response:
+                return await http.__class__.aclose(http)
             on_close(_cause(ambient))
             return await original()
 
-        self._response.__dict__[self._name] = aclose if self._is_async else close
+        _replace_method(self._response, aclose if self._is_async else close)
 
     def remove(self) -> None:
         """Restore the original method."""
         self._response.__dict__.pop(self._name, None)
+
+
+def _replace_method(response: Any, function: Callable[..., Any]) -> None:
+    """Replace the method of the function's name in one response.
+
+    A bound method is pickled as its object and its name. So a pickled response loads in any process,
+    with the method of its class.
+    """
+    response.__dict__[function.__name__] = MethodType(function, response)
 
 
 def close_name(*, is_async: bool) -> str:
@@ -213,7 +227,7 @@ class RawResponseObserver:
         self._original_bytes: Callable[..., Any] = getattr(http, self._bytes_name)
         # The hook is not kept: it refers to this object, which would be a reference cycle.
         CloseHook(http, self._on_close, is_async=is_async).install()
-        http.__dict__[self._bytes_name] = self._iter_bytes
+        self._replace_bytes()
         if self._is_stream and hasattr(raw, "parse"):
             self._replace_parse(raw.parse)
 
@@ -242,6 +256,15 @@ class RawResponseObserver:
             if content:
                 self._on_bytes(content)
         self._observer.on_end()
+
+    def _replace_bytes(self) -> None:
+        def iter_bytes(http: Any, *args: Any, **kwargs: Any) -> Any:
+            if http is not self._http:  # a deep copy
+                return getattr(http.__class__, self._bytes_name)(http, *args, **kwargs)
+            return self._iter_bytes(*args, **kwargs)
+
+        iter_bytes.__name__ = self._bytes_name
+        _replace_method(self._http, iter_bytes)
 
     def _replace_parse(self, original: Callable[..., Any]) -> None:
         def parse(*args: Any, **kwargs: Any) -> Any:

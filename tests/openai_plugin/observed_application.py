@@ -55,6 +55,7 @@ class ObservedApplication:
             return self._response
 
         make: Any = payloads.async_client if is_async else payloads.client
+        self.is_async = is_async
         self.client: Any = make(respond)
         self.observations: list[Any] = []
         self._response: Any = None

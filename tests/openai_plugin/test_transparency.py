@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from functools import partial
 from typing import Any
 
@@ -227,6 +229,41 @@ def test_any_event_stream_is_passed_on_unchanged_in_any_chunks(
         split_at(body, cuts), "text/event-stream", is_interrupted=is_interrupted
     )
     check_stream(way, operation, response, mode)
+
+
+async def copied_stream(application: ObservedApplication, operation: Operation) -> None:
+    stream = await application.result(operation.call(application.client, stream=True))
+    await application.read(stream, at_most=1)
+    await use_copies(application, stream.response)
+    await application.read(stream)
+
+
+async def copied_response(application: ObservedApplication, operation: Operation) -> None:
+    face = {"face": "with_streaming_response", "stream": True}
+    async with application.enter(operation.call(application.client, **face)) as reply:
+        await use_copies(application, reply.http_response)
+        await application.read(reply.iter_lines())
+
+
+async def use_copies(application: ObservedApplication, response: Any) -> None:
+    """Read and close copies of an open response, which have no connection."""
+    is_async = application.is_async
+    for made in (pickle.loads(pickle.dumps(response)), copy.deepcopy(response)):
+        application.record(type(made), made.status_code, made.is_closed, response.is_closed)
+        try:
+            await application.read(made.aiter_bytes() if is_async else made.iter_bytes())
+        except Exception as error:
+            application.record_error(error)
+        await application.result(made.aclose() if is_async else made.close())
+        application.record(response.is_closed)
+
+
+@pytest.mark.parametrize("mode", [SYNC, ASYNC], ids=["sync", "async"])
+@pytest.mark.parametrize("way", [copied_stream, copied_response], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("media", ["text/event-stream", "application/json"])
+def test_copies_of_an_open_response_are_the_same(way: Any, mode: Mode, media: str) -> None:
+    response = ServerResponse(split_at(GOOD, ()), media)
+    check_stream(way, STREAMED[0], response, mode)
 
 
 async def helped(application: ObservedApplication, operation: Operation) -> None:
