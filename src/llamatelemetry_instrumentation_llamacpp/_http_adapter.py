@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 _STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson")
+# The libraries pass on a body with any other `Content-Encoding`, such as `none`, as it is.
+_COMPRESSIONS: Final = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd"})
 
 
 class HttpClientAdapter(ABC):
@@ -157,7 +159,10 @@ class HttpResponse:
     @property
     def encoding(self) -> str:
         """The content encoding; empty if the body is not compressed."""
-        return self.headers.get("content-encoding", "")
+        encoding: str = self.headers.get("content-encoding", "")
+        if not encoding or _COMPRESSIONS.isdisjoint(map(str.strip, encoding.lower().split(","))):
+            return ""
+        return encoding
 
 
 def parse_content(
