@@ -49,6 +49,10 @@ class HttpClientAdapter(ABC):
     def is_part_of(self, client: Any, request: Any, outer: HttpCall, /) -> bool:
         """Return whether the request belongs to an outer one, such as a redirect or a cache."""
 
+    def is_body(self, _body: Any, _request: Any, /) -> bool:
+        """Return whether this is the body of the request, which another library sends."""
+        return False
+
     def is_resend(self, _client: Any, _outer: HttpCall, /) -> bool:
         """Return whether a part of the outer request sends it again."""
         return True
