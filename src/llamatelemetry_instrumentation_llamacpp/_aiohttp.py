@@ -61,7 +61,7 @@ def _on_send(
     wrapped: Callable[..., Any], _request: Any, args: Arguments, kwargs: Keywords
 ) -> Awaitable[Any]:
     http_call = current_http_call()
-    if http_call is not None and http_call.adapter is ADAPTER:
+    if http_call is not None and isinstance(http_call.adapter, _AiohttpAdapter):
         http_call.on_sent()
     return wrapped(*args, **kwargs)
 
@@ -114,7 +114,11 @@ async def _send(
 
     request = RequestArguments(target.url, body, read_headers)
     outgoing = OutgoingRequest(session, request, target.server, target.match)
-    http_call = start_http_call(ADAPTER, instrumentor, outgoing)
+    is_decoded = kwargs.get("auto_decompress")
+    if is_decoded is None:
+        is_decoded = session.auto_decompress
+    adapter = ADAPTER if is_decoded else UNDECODED
+    http_call = start_http_call(adapter, instrumentor, outgoing)
     if http_call is None:
         return await wrapped(*args, **kwargs)
     added = request.added_headers()
@@ -133,8 +137,10 @@ def _as_headers(given: Any) -> Any:
 class _AiohttpAdapter(HttpClientAdapter):
     # `redirected_s` stays 0: `ClientRequest.send` is called for each redirect.
     library = "aiohttp"
-    observes_decoded = True
     status_field = "status"
+
+    def __init__(self, *, observes_decoded: bool = True) -> None:
+        self.observes_decoded = observes_decoded
 
     def request_body(self, request: Any) -> Any:
         return request.body
@@ -151,6 +157,8 @@ class _AiohttpAdapter(HttpClientAdapter):
 
 
 ADAPTER: Final = _AiohttpAdapter()
+UNDECODED: Final = _AiohttpAdapter(observes_decoded=False)
+"""The adapter for requests with `auto_decompress=False`, as reverse proxies send them."""
 
 
 # The type parameters of wrapt's class do not describe the wrapped object.

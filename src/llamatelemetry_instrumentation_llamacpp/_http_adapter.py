@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 _STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson")
+# The libraries pass on a body with any other `Content-Encoding`, such as `none`, as it is.
+_COMPRESSIONS: Final = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd"})
 
 
 class HttpClientAdapter(ABC):
@@ -46,6 +48,10 @@ class HttpClientAdapter(ABC):
     @abstractmethod
     def is_part_of(self, client: Any, request: Any, outer: HttpCall, /) -> bool:
         """Return whether the request belongs to an outer one, such as a redirect or a cache."""
+
+    def is_body(self, _body: Any, _request: Any, /) -> bool:
+        """Return whether this is the body of the request, which another library sends."""
+        return False
 
     def is_resend(self, _client: Any, _outer: HttpCall, /) -> bool:
         """Return whether a part of the outer request sends it again."""
@@ -157,7 +163,10 @@ class HttpResponse:
     @property
     def encoding(self) -> str:
         """The content encoding; empty if the body is not compressed."""
-        return self.headers.get("content-encoding", "")
+        encoding: str = self.headers.get("content-encoding", "")
+        if not encoding or _COMPRESSIONS.isdisjoint(map(str.strip, encoding.lower().split(","))):
+            return ""
+        return encoding
 
 
 def parse_content(

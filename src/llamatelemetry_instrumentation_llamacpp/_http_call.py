@@ -164,7 +164,11 @@ class HttpCall:
         is_below = self.adapter.sent_by == adapter.library
         if is_below:
             self._on_passed_down()
-        return is_below or inner.server == self._server
+        return (
+            is_below
+            or inner.server == self._server
+            or self.adapter.is_body(getattr(inner.request, "body", None), self.request)
+        )
 
     def _on_passed_down(self) -> None:
         """Count the requests of a lower layer, which may retry by itself."""

@@ -107,7 +107,8 @@ def _socket(client: Any, url: Any) -> str | None:
     """Return the path of the Unix socket that the client uses for a URL, if any."""
     try:
         transport = client._transport_for_url(url) if client._mounts else client._transport
-        return transport._pool._uds
+        pool = getattr(transport, "_pool", None)
+        return transport.uds if pool is None else pool._uds  # `uds` is that of httpx-aiohttp.
     except AttributeError:  # A custom transport.
         return None
 
@@ -126,11 +127,18 @@ class HttpxAdapter(HttpClientAdapter):
         # A transport may send the request with a client of its own, to cache or retry it.
         return getattr(outer.request, "url", None) == request.url
 
+    def is_body(self, body: Any, request: Any) -> bool:
+        # A transport gets the content or the stream, which is the same for each redirect.
+        return body is not None and (body is request.stream or body is self.request_body(request))
+
     def content(self, response: Any) -> bytes | None:
         return getattr(response, "_content", None)
 
     def redirected_s(self, response: Any) -> float:
-        return sum((hop.elapsed.total_seconds() for hop in response.history), 0.0)
+        try:
+            return sum((hop.elapsed.total_seconds() for hop in response.history), 0.0)
+        except RuntimeError:  # It has no duration if the transport has read the body.
+            return 0.0
 
     def is_async(self, client: Any) -> bool | None:
         return hasattr(client, "aclose")

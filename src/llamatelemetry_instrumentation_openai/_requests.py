@@ -105,7 +105,7 @@ def server_of_client(client: Any) -> Server | None:
         url.host,
         url.port,
         path=url.path,
-        socket=_socket(client),
+        socket=_socket(client, url),
         provider=_provider_of_class(kind),
     )
     if _stores_url(kind):
@@ -131,10 +131,12 @@ def _stores_url(kind: type[Any]) -> bool:
     )
 
 
-def _socket(client: Any) -> str | None:
-    """Return the path of the Unix socket that the HTTP client uses, if any."""
+def _socket(client: Any, url: Any) -> str | None:
+    """Return the path of the Unix socket that the HTTP client uses for a URL, if any."""
     try:
-        return client._client._transport._pool._uds
+        transport = client._client._transport_for_url(url)
+        pool = getattr(transport, "_pool", None)
+        return transport.uds if pool is None else pool._uds  # `uds` is that of httpx-aiohttp.
     except AttributeError:  # A custom transport.
         return None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
+import inspect
 import io
 import json
 import sys
@@ -21,7 +23,7 @@ from llamatelemetry.genai import flush_pending
 from llamatelemetry_instrumentation_llamacpp import LlamaCppInstrumentor
 from tests.support.byte_server import ScriptedHttpServer, chunked, plain, scripted
 from tests.support.engine_formats import as_lines, ollama_chat, ollama_chat_objects
-from tests.support.llama_cpp_responses import CHAT
+from tests.support.llama_cpp_responses import CHAT, EVENTS
 from tests.support.recorder import Recorder
 
 LINES = as_lines(ollama_chat_objects())
@@ -142,6 +144,35 @@ def test_aiohttp_headers_of_the_application_are_not_changed(
     assert [b"X-Own: 1" in sent for sent in server.requests] == [True, True, False, False]
     assert all(sent.lower().count(b"traceparent") == 1 for sent in server.requests)
     assert all(b"X-Session: 2" in sent for sent in server.requests)
+
+
+@pytest.mark.parametrize("owner", ["session", "request"])
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "plain"])
+def test_aiohttp_body_that_it_does_not_decompress_has_its_tokens(
+    instrumented: Recorder, owner: str, is_stream: bool
+) -> None:
+    """Reverse proxies pass on a compressed body as it is."""
+    encoding = "Content-Encoding: gzip"
+    pieces = [gzip.compress(b"".join(EVENTS))]
+    answer = chunked(pieces, encoding) if is_stream else plain(gzip.compress(CHAT), encoding)
+    options: dict[str, Any] = {"auto_decompress": False}
+    if (
+        owner == "request"
+        and "auto_decompress" not in inspect.signature(aiohttp.ClientSession._request).parameters
+    ):
+        pytest.skip("only sessions have the option in this version of aiohttp")
+
+    async def run(origin: str) -> bytes:
+        of_session, of_request = (options, {}) if owner == "session" else ({}, options)
+        async with (
+            aiohttp.ClientSession(**of_session) as session,
+            session.post(f"{origin}/v1/chat/completions", json=BODY, **of_request) as response,
+        ):
+            return await response.read()
+
+    with scripted(answer) as server:
+        assert asyncio.run(run(server.origin)).startswith(b"\x1f\x8b")
+    assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
 def test_aiohttp_response_released_early_ends_call(instrumented: Recorder) -> None:

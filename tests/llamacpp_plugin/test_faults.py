@@ -26,6 +26,10 @@ def _zlib(data: bytes) -> bytes:
     return zlib.compress(data)
 
 
+def _raw_deflate(data: bytes) -> bytes:
+    return zlib.compress(data, wbits=-zlib.MAX_WBITS)
+
+
 def _split(data: bytes, size: int = 40) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
@@ -59,6 +63,9 @@ FAULTS: dict[str, Fault] = {
     "stream-not-gzip-after-all": Fault(chunked(EVENTS, "Content-Encoding: gzip"), None, fails=True),
     "plain-gzipped": Fault(plain(gzip.compress(CHAT), "Content-Encoding: gzip")),
     "plain-deflated": Fault(plain(_zlib(CHAT), "Content-Encoding: deflate")),
+    "plain-deflated-without-header": Fault(plain(_raw_deflate(CHAT), "Content-Encoding: deflate")),
+    "plain-with-encoding-none": Fault(plain(CHAT, "Content-Encoding: none")),
+    "stream-with-encoding-utf-8": Fault(chunked(EVENTS, "Content-Encoding: UTF-8")),
     "plain-in-unknown-encoding": Fault(plain(CHAT[::-1], "Content-Encoding: x-secret"), None),
     "plain-not-gzip-after-all": Fault(plain(CHAT, "Content-Encoding: gzip"), None, fails=True),
     "plain-of-invalid-utf8": Fault(plain(CHAT.replace(b"Hi", b"H\xff"))),

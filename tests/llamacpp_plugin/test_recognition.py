@@ -163,6 +163,17 @@ def test_timings_in_plain_response_identify_llama_cpp(instrumented: Recorder, ca
     assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
 
 
+@pytest.mark.parametrize("caller", CALLERS)
+def test_timings_in_stream_with_encoding_none_identify_llama_cpp(
+    instrumented: Recorder, caller: str
+) -> None:
+    """Servers send `none` so that a proxy does not compress the stream."""
+    answer = chunked(EVENTS, "Content-Encoding: none", server="Server: nginx\r\n")
+    with scripted(answer) as server:
+        CALLERS[caller](CallerRequest(f"{server.origin}/v1/chat/completions", BODY))
+    assert instrumented.call().attributes["gen_ai.usage.output_tokens"] == 5
+
+
 @both
 def test_server_is_that_of_transport_for_url(library: str, instrumented: Recorder) -> None:
     http = importlib.import_module(library)

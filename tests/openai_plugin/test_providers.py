@@ -448,15 +448,19 @@ def serving_on(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def test_unix_socket_is_recorded_as_server_address(instrumented: Recorder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_mounted", [False, True], ids=["transport", "mount"])
+def test_unix_socket_is_recorded_as_server_address(
+    instrumented: Recorder, tmp_path: Path, is_mounted: bool
+) -> None:
     path = tmp_path / "llm.sock"
     transport = payloads.http.HTTPTransport(uds=str(path))
+    options = {"mounts": {"http://": transport}} if is_mounted else {"transport": transport}
     with (
         serving_on(path),
         openai.OpenAI(
             base_url="http://localhost/v1",
             api_key="sk-secret",
-            http_client=payloads.http.Client(transport=transport),
+            http_client=payloads.http.Client(**options),
         ) as client,
     ):
         client.chat.completions.create(model="smol", messages=payloads.MESSAGES)

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import importlib
 import json
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -160,6 +161,7 @@ def test_error_event_is_recorded_without_message(
         ("x-gzip", gzip.compress),
         ("GZIP", gzip.compress),
         ("deflate", zlib.compress),
+        ("deflate", lambda data: zlib.compress(data, wbits=-zlib.MAX_WBITS)),
     ],
 )
 def test_supported_content_encoding_is_decoded(
@@ -195,8 +197,11 @@ def _brotli(data: bytes) -> bytes:
     return pytest.importorskip("brotli").compress(data)
 
 
+ZSTD_PACKAGES = ("compression.zstd", "backports.zstd", "zstandard")
+
+
 def _zstandard(data: bytes) -> bytes:
-    for name in ("compression.zstd", "backports.zstd", "zstandard"):
+    for name in ZSTD_PACKAGES:
         with contextlib.suppress(ImportError):
             return importlib.import_module(name).compress(data)
     pytest.skip("no package for zstd is installed")
@@ -219,6 +224,29 @@ def test_compressed_stream_has_its_tokens(
         observer.on_chunk(data[position : position + 7])
     observer.on_end()
     assert recorder.call().attributes["gen_ai.usage.output_tokens"] > 0
+
+
+@pytest.mark.parametrize("package", ZSTD_PACKAGES)
+def test_stream_of_several_zstd_frames_has_its_tokens(
+    start: Callable[..., Call], recorder: Recorder, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    compress = pytest.importorskip(package).compress
+    for other in ZSTD_PACKAGES:
+        if other != package:
+            monkeypatch.setitem(sys.modules, other, None)
+    data = b"".join(map(compress, stream_events()))
+    observer = chat_observer(start(stream=True), "zstd")
+    for position in range(0, len(data), 700):
+        observer.on_chunk(data[position : position + 700])
+    observer.on_end()
+    assert recorder.call().attributes["gen_ai.usage.output_tokens"] == 5
+
+
+def test_bomb_in_several_zstd_frames_is_ignored() -> None:
+    bomb = _zstandard(b"\0" * 1_000_000) * 20
+    decode = content_decoder("zstd")
+    assert decode is not None
+    assert decode(bomb) == b""
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd"])

@@ -39,7 +39,7 @@ def _decoder(name: str) -> Decode | None:
     if name in {"", "identity"}:
         return _identity
     if name in {"gzip", "x-gzip", "deflate"}:
-        return _Inflate()
+        return _Inflate(may_be_raw=name == "deflate")
     try:
         if name == "br":
             return _Brotli()
@@ -53,9 +53,11 @@ def _identity(data: bytes) -> bytes:
 
 
 class _Inflate:
-    def __init__(self) -> None:
+    def __init__(self, *, may_be_raw: bool) -> None:
         # Adding 32 accepts both gzip and zlib headers.
         self._inflate: Any = zlib.decompressobj(zlib.MAX_WBITS + 32)
+        # Some servers send `deflate` without a header, which HTTP libraries accept.
+        self._raw: Any = zlib.decompressobj(-zlib.MAX_WBITS) if may_be_raw else None
 
     def __call__(self, data: bytes) -> bytes:
         if self._inflate is None:
@@ -63,8 +65,10 @@ class _Inflate:
         try:
             decoded: bytes = self._inflate.decompress(data, _LONGEST_DECODED)
         except zlib.error:
-            self._inflate = None
-            return b""
+            self._inflate, self._raw = self._raw, None
+            return self(data)
+        if data:
+            self._raw = None  # The header is valid.
         if self._inflate.unconsumed_tail:
             self._inflate = None
             return b""
@@ -106,12 +110,25 @@ class _Zstandard(_Decompressor):
     """`zstd`, by the module of Python 3.14 or the packages that httpx and httpx2 use for it."""
 
     def __init__(self) -> None:
-        module = _first_module("compression.zstd", "backports.zstd", "zstandard")
-        decompressor = module.ZstdDecompressor()
-        if hasattr(decompressor, "decompressobj"):  # zstandard, which has no limit
-            super().__init__(decompressor.decompressobj().decompress)
-        else:
-            super().__init__(partial(decompressor.decompress, max_length=_LONGEST_DECODED + 1))
+        self._module = _first_module("compression.zstd", "backports.zstd", "zstandard")
+        self._start_frame()
+        super().__init__(self._decompress_frames)
+
+    def _start_frame(self) -> None:
+        self._frame: Any = self._module.ZstdDecompressor()
+        self._options = {"max_length": _LONGEST_DECODED + 1}
+        if hasattr(self._frame, "decompressobj"):  # zstandard, which has no limit
+            self._frame, self._options = self._frame.decompressobj(), {}
+
+    def _decompress_frames(self, data: bytes) -> bytes:
+        """Decompress the data. A body may have several frames, such as one for each event."""
+        decoded = bytearray()
+        while data and len(decoded) <= _LONGEST_DECODED:
+            if self._frame.eof:
+                self._start_frame()
+            decoded += self._frame.decompress(data, **self._options)
+            data = self._frame.unused_data if self._frame.eof else b""
+        return bytes(decoded)
 
 
 def _first_module(*names: str) -> Any:
