@@ -188,6 +188,19 @@ def test_stopped_stream_records_message_with_finish_reason(
     }
 
 
+def test_stream_of_several_prompts_is_recorded_although_it_begins_with_null(
+    instrumented: Recorder, server: Any
+) -> None:
+    received: list[Any] = []
+    body = {"prompt": ["Once", "The sun"], "max_tokens": 3, "stream": True}
+    server.handle_completions(body, received.append)
+    assert received[0] is None
+    span = only(instrumented)
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("length", "length")
+    assert span.attributes["gen_ai.usage.output_tokens"] == 6
+    assert span.attributes["gen_ai.response.id"] == received[1]["id"]
+
+
 def test_xllamacpp_embeddings_are_recorded(instrumented: Recorder, server: Any) -> None:
     reply = server.handle_embeddings({"input": ["one", "two words"]})
     span = only(instrumented)
