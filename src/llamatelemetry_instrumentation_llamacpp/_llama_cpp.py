@@ -8,9 +8,11 @@ yields those of the output. llama.cpp's performance counters have the time of ea
 from __future__ import annotations
 
 import sys
+from functools import partial
+from inspect import signature
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 from opentelemetry.trace import SpanKind
 
@@ -45,21 +47,21 @@ if TYPE_CHECKING:
     _Keywords = Mapping[str, Any]
 
 _MODULE = "llama_cpp.llama"
-# Each method, the path of the same endpoint of a server, and the method's first parameter.
+# Each method, and the path of the same endpoint of a server.
 _METHODS = (
-    ("create_completion", "/v1/completions", "prompt"),
-    ("create_chat_completion", "/v1/chat/completions", "messages"),
-    ("create_embedding", "/v1/embeddings", "input"),
+    ("create_completion", "/v1/completions"),
+    ("create_chat_completion", "/v1/chat/completions"),
+    ("create_embedding", "/v1/embeddings"),
 )
 
 
 def patch_points(instrumentor: LlamaCppInstrumentor, _library: str) -> tuple[PatchPoint, ...]:
     """Return the patch table. The wrappers read `instrumentor` at each call: it can change."""
     points = [PatchPoint(_MODULE, "Llama.generate", _wrap_generate, optional=True)]
-    for method, path, first in _METHODS:
+    for method, path in _METHODS:
         match = match_path(path)
         if match is not None:
-            wrapper = _CreateWrapper(instrumentor, match.route, first)
+            wrapper = _CreateWrapper(instrumentor, match.route)
             points.append(PatchPoint(_MODULE, f"Llama.{method}", wrapper))
     return tuple(points)
 
@@ -103,14 +105,25 @@ class _LlamaRun:
 
     def __init__(self, call: Call, llama: Any) -> None:
         self.call = call
-        self._llama = ref(llama)  # Weak: `_runs` keeps the run as long as the model exists.
+        key = id(llama)
+        # Weak: `_runs` keeps the run as long as the model exists.
+        self._llama = ref(llama, lambda _: _runs.pop(key, None))
         self.is_in_call = True
         self.generations = 0
         self.input_tokens = 0
         self.output_tokens = 0
         self._before: _Counters | None = None
         self._at_first: _Counters | None = None
-        self._last_token: Any = None
+        self._at_last: _Counters | None = None
+        self._is_end = False
+
+    def resume(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Run the generator of a chat handler, which may call `create_completion` only now."""
+        self.is_in_call = True
+        try:
+            return method(*arguments)
+        finally:
+            self.is_in_call = False
 
     def on_prompt(self, tokens: Any) -> None:
         """Record the tokens of a prompt, before their evaluation."""
@@ -121,10 +134,13 @@ class _LlamaRun:
     def on_token(self, token: Any) -> None:
         """Record a generated token."""
         self.output_tokens += 1
-        self._last_token = token
         if self.output_tokens == 1:
             self.call.first_token_ns = perf_counter_ns()
-            self._at_first = _read_counters(self._llama())
+        # Not at the end of the stream: until then the model can be closed, or serve another call.
+        llama = self._llama()
+        self._is_end = _is_end_token(llama, token)
+        self._at_last = _read_counters(llama)
+        self._at_first = self._at_first or self._at_last
 
     def complete(self, response: Response) -> Response:
         """Add the token counts and timings to a response."""
@@ -134,18 +150,16 @@ class _LlamaRun:
         usage.input_tokens = self.input_tokens if usage.input_tokens is None else usage.input_tokens
         if usage.output_tokens is None:
             # The library's own counts leave out the token that ends the output.
-            usage.output_tokens = self.output_tokens - _is_end_token(
-                self._llama(), self._last_token
-            )
-        before, first, after = self._before, self._at_first, _read_counters(self._llama())
-        if before is None or first is None or after is None:
+            usage.output_tokens = self.output_tokens - self._is_end
+        before, first, last = self._before, self._at_first, self._at_last
+        if before is None or first is None or last is None:
             return response
         evaluated = first.evaluated_tokens - before.evaluated_tokens
         response.timings = EngineTimings(
             prompt_tokens=evaluated,
             prefill_ms=first.elapsed_ms - before.elapsed_ms,
             predicted_tokens=self.output_tokens,
-            decode_ms=after.elapsed_ms - first.elapsed_ms,
+            decode_ms=last.elapsed_ms - first.elapsed_ms,
             cached_tokens=max(0, self.input_tokens - evaluated),
             provider=PROVIDER_LLAMA_CPP,
         )
@@ -153,7 +167,8 @@ class _LlamaRun:
         return response
 
 
-_runs: Final[WeakKeyDictionary[Any, _LlamaRun]] = WeakKeyDictionary()
+# By the `id` of the model: a subclass of `Llama` may not be hashable.
+_runs: Final[dict[int, _LlamaRun]] = {}
 
 
 class _LlamaChunkAccumulator(ChatAccumulator):
@@ -169,7 +184,27 @@ class _LlamaChunkAccumulator(ChatAccumulator):
 
 
 class _GeneratorWrapper(StreamWrapper):
-    """A stream wrapper with the `close` of a generator."""
+    """A stream wrapper with the methods of a generator."""
+
+    def __init__(self, source: Any, observer: StreamObserver, run: _LlamaRun) -> None:
+        super().__init__(source, observer)
+        self._next = self._resume = partial(run.resume, source.__next__)
+        self._run = run
+
+    def send(self, value: Any) -> Any:
+        """Send a value to the generator. Return its next chunk."""
+        return self._resume_by(self._source.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error in the generator. The stream ends here, unless it handles the error."""
+        return self._resume_by(self._source.throw, *error)
+
+    def _resume_by(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        self._next = partial(self._run.resume, method, *arguments)
+        try:
+            return self.__next__()
+        finally:
+            self._next = self._resume
 
     def close(self) -> None:
         """Close the generator. The stream ends here."""
@@ -180,15 +215,12 @@ class _GeneratorWrapper(StreamWrapper):
 class _CreateWrapper:
     """The wrapper of one `create_*` method."""
 
-    def __init__(
-        self, instrumentor: LlamaCppInstrumentor, route: InferenceRoute, first: str
-    ) -> None:
+    def __init__(self, instrumentor: LlamaCppInstrumentor, route: InferenceRoute) -> None:
         self._instrumentor = instrumentor
         self._route = route
-        self._first = first
 
     def __call__(self, wrapped: _Wrapped, llama: Any, args: _Arguments, kwargs: _Keywords) -> Any:
-        run = self._start(llama, args, kwargs)
+        run = self._start(wrapped, llama, args, kwargs)
         if run is None:
             return wrapped(*args, **kwargs)
         token = run.call.activate()
@@ -203,17 +235,19 @@ class _CreateWrapper:
         run.call.deactivate(token)
         return self._record(run, result)
 
-    def _start(self, llama: Any, args: _Arguments, kwargs: _Keywords) -> _LlamaRun | None:
+    def _start(
+        self, wrapped: _Wrapped, llama: Any, args: _Arguments, kwargs: _Keywords
+    ) -> _LlamaRun | None:
         try:
-            running = _runs.get(llama)
+            running = _runs.get(id(llama))
             if running is not None and running.is_in_call and not running.call.ended:
                 return None  # A chat calls `create_completion`.
-            body = {self._first: args[0], **kwargs} if args else kwargs
+            body = {**dict(zip(signature(wrapped).parameters, args, strict=False)), **kwargs}
             request = _parse_request(self._route, body, llama)
             call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
                 return None
-            run = _runs[llama] = _LlamaRun(call, llama)
+            run = _runs[id(llama)] = _LlamaRun(call, llama)
             return run
         except Exception as error:
             internal_errors.log_once("starting a call of llama_cpp", error)
@@ -223,9 +257,8 @@ class _CreateWrapper:
         try:
             if not isinstance(result, dict):
                 run.call.request.stream = True
-                return _GeneratorWrapper(
-                    result, StreamObserver(run.call, _LlamaChunkAccumulator(run))
-                )
+                observer = StreamObserver(run.call, _LlamaChunkAccumulator(run))
+                return _GeneratorWrapper(result, observer, run)
             body = as_dict(result)
             response = self._route.parse_response(body, run.call.request)
             if "choices" in body:
@@ -248,7 +281,7 @@ def _parse_request(route: InferenceRoute, body: Mapping[str, Any], llama: Any) -
 
 def _wrap_generate(wrapped: _Wrapped, llama: Any, args: _Arguments, kwargs: _Keywords) -> Any:
     tokens = wrapped(*args, **kwargs)
-    run = _runs.get(llama)
+    run = _runs.get(id(llama))
     if run is None or run.call.ended:
         return tokens
     try:

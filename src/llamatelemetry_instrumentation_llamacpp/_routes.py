@@ -137,6 +137,8 @@ class _NativeOrOpenAI:
 
     def add(self, event: Any) -> bool:
         """Add one event. Return whether it has a token."""
+        if event is None:  # llama.cpp opens the stream of several prompts with null.
+            return False
         if self._accumulator is None:
             if _is_openai(event):
                 self._accumulator = ChatAccumulator(self._content_max_chars)

@@ -201,6 +201,9 @@ def test_bench_measures_llama_cpp_server_behind_proxy_that_exposes_only_v1(llama
         (["--slo", "ttft=5"], "--slo: ttft must have a unit, got '5'. Use 5s or 5ms"),
         (["--slo", "ttft=fast"], "--slo: ttft must be a time such as 500ms or 1.5s, got 'fast'"),
         (["--rate", "fast"], "--rate must be requests per second"),
+        (["--min-effect", "nan"], "--min-effect: min_effect must be a fraction such as 0.05"),
+        (["--min-effect", "inf"], "--min-effect: min_effect must be a fraction such as 0.05"),
+        (["--min-effect", "-1"], "--min-effect: min_effect must be a fraction such as 0.05"),
     ],
 )
 def test_bench_explains_invalid_option_before_it_connects(arguments, message):

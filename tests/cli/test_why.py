@@ -92,6 +92,25 @@ def test_fail_on_exits_with_1_above_the_limit(recording: str, limit: str, status
     assert (f"error: {limit}: measured" in output) == (status == 1)
 
 
+@pytest.mark.parametrize("limit", ["prefill_again>5%", "application>9s"])
+def test_fail_on_exits_with_1_if_no_call_was_recorded(tmp_path: Path, limit: str):
+    path = str(tmp_path / "empty.db")
+    with Store(path):
+        pass
+    output = why(path, "--fail-on", limit, status=1)
+
+    assert "error: --fail-on: no call was recorded, so no limit could be checked" in output
+    why(path)
+
+
+def test_fail_on_exits_with_1_without_calls_since_then_but_not_without_slow_calls(recording: str):
+    later = "2100-01-01T00:00:00Z"
+    assert "no call was recorded" in why(
+        recording, "--since", later, "--fail-on", "decode>99%", status=1
+    )
+    why(recording, "--slow", "99x", "--fail-on", "decode>0%")
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [

@@ -136,6 +136,15 @@ def test_queue_of_a_stream_without_headers_ends_before_the_prefill_of_the_first_
     assert (phases.time_to_first_token_s, phases.request_s) == (1.0, 2.0)
 
 
+def test_first_token_that_the_engine_held_back_is_no_queue():
+    # 2 s in all, with 0.25 s of prefill and 1 s of decode. The first token came near the end.
+    phases = measure_phases(
+        timings(250.0, 1000.0), attempt_s=2.0, headers_s=None, first_token_s=1.9
+    )
+    assert (phases.queue_s, phases.queue_source) == (0.75, "remainder")
+    assert phases.request_s == 2.0
+
+
 def test_engine_of_a_single_caller_has_an_empty_queue():
     phases = measure_phases(timings(250.0, 1000.0), attempt_s=9.0, headers_s=1.5, has_queue=False)
     assert phases == Phases(0.25, 1.0, 0.0, None, 0.2, 0.25, 1.25)

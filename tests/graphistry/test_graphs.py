@@ -140,6 +140,12 @@ def test_topology_graph_accepts_topology_of_this_machine():
     assert drawn.note == (found.reason or "")
 
 
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:99999"])
+def test_pipeline_graph_names_invalid_server_url(url):
+    with pytest.raises(ValueError, match="server_url must be a URL, got an invalid one"):
+        pipeline_graph("a model", "llama.cpp", [], None, url)
+
+
 @pytest.mark.parametrize("given", [None, {"nodes": []}, a_topology(1)])
 def test_trace_graph_rejects_other_types(given):
     with pytest.raises(TypeError):

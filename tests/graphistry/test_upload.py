@@ -176,6 +176,14 @@ def test_upload_failure_is_logged_after_timeout(graphistry_server: Graphistry, c
     assert "nodes" not in graphistry_server.tables
 
 
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e7])
+def test_upload_without_a_time_limit_is_possible(tmp_path: Path, timeout_s: float):
+    viz = GraphistryViz(
+        **KEY, server="127.0.0.1:1", protocol="http", timeout_s=timeout_s, output_dir=tmp_path
+    )
+    assert Path(viz.plot_pipeline_graph("smol.gguf", "llama.cpp")).parent == tmp_path
+
+
 @needs_client
 @pytest.mark.parametrize(
     ("path", "status"),

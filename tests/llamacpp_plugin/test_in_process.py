@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -188,6 +189,19 @@ def test_stopped_stream_records_message_with_finish_reason(
     }
 
 
+def test_stream_of_several_prompts_is_recorded_although_it_begins_with_null(
+    instrumented: Recorder, server: Any
+) -> None:
+    received: list[Any] = []
+    body = {"prompt": ["Once", "The sun"], "max_tokens": 3, "stream": True}
+    server.handle_completions(body, received.append)
+    assert received[0] is None
+    span = only(instrumented)
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("length", "length")
+    assert span.attributes["gen_ai.usage.output_tokens"] == 6
+    assert span.attributes["gen_ai.response.id"] == received[1]["id"]
+
+
 def test_xllamacpp_embeddings_are_recorded(instrumented: Recorder, server: Any) -> None:
     reply = server.handle_embeddings({"input": ["one", "two words"]})
     span = only(instrumented)
@@ -318,6 +332,84 @@ def test_llama_stream_left_early_records_tokens_so_far(
 
 
 @slow
+@pytest.mark.parametrize("started", [True, False])
+def test_error_thrown_into_llama_stream_fails_call(
+    instrumented: Recorder, llama: Any, started: bool
+) -> None:
+    stream = llama("Once upon a time", max_tokens=60, stream=True)
+    if started:
+        next(stream)
+    with pytest.raises(KeyError, match="stop"):
+        stream.throw(KeyError("stop"))
+    span = only(instrumented)  # At once, although the stream is still referenced.
+    assert span.attributes["error.type"] == "KeyError"
+    assert list(stream) == []
+
+
+@slow
+def test_llama_chunk_that_was_sent_for_is_recorded(instrumented: Recorder, llama: Any) -> None:
+    stream = llama("Once upon a time", max_tokens=3, stream=True)
+    first = stream.send(None)
+    stream.close()
+    assert only(instrumented).attributes["gen_ai.response.id"] == first["id"]
+
+
+@slow
+def test_chat_handler_that_is_a_generator_makes_one_call(
+    instrumented: Recorder, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(*, llama: Any, **_: Any) -> Iterator[Any]:
+        for chunk in llama.create_completion("A chat handler", max_tokens=4, stream=True):
+            yield {**chunk, "object": "chat.completion.chunk"}
+
+    monkeypatch.setattr(llama, "chat_handler", handler)
+    list(llama.create_chat_completion(MESSAGES, stream=True))
+    check_llama(instrumented, "chat", 4)
+
+
+@slow
+def test_positional_arguments_of_llama_are_recorded(instrumented: Recorder, llama: Any) -> None:
+    llama.create_completion("Positional arguments are", None, 3, 0.5)
+    span = check_llama(instrumented, "text_completion", 3)
+    assert span.attributes["gen_ai.request.max_tokens"] == 3
+    assert span.attributes["gen_ai.request.temperature"] == 0.5
+
+
+@slow
+def test_llama_that_is_not_hashable_is_recorded(instrumented: Recorder, llama: Any) -> None:
+    class Model(type(llama)):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Model)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    model = Model(llama.model_path, n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
+    model("The quick brown fox", max_tokens=3)
+    check_llama(instrumented, "text_completion", 3)
+    key = id(model)
+    del model
+    gc.collect()
+    assert key not in _llama_cpp._runs
+
+
+@slow
+@pytest.mark.parametrize("meanwhile", ["another call", "closed"])
+def test_decode_of_llama_stream_ends_with_its_last_token(
+    instrumented: Recorder, llama: Any, meanwhile: str
+) -> None:
+    model = type(llama)(llama.model_path, n_ctx=512, n_threads=1, verbose=False)
+    stream = model("Once upon a time", max_tokens=60, stream=True)
+    next(stream)
+    if meanwhile == "closed":
+        model.close()
+    else:
+        model("The quick brown fox", max_tokens=2)
+        instrumented.clear_spans()
+    stream.close()
+    assert only(instrumented).attributes["gen_ai.decode_ms"] == 0.0
+
+
+@slow
 def test_llama_error_fails_call(instrumented: Recorder, llama: Any) -> None:
     with pytest.raises(ValueError, match="exceed context window"):
         llama("Hi " * 1000)
@@ -328,7 +420,7 @@ def test_llama_error_fails_call(instrumented: Recorder, llama: Any) -> None:
 @slow
 def test_recorded_llama_is_not_kept_alive(instrumented: Recorder, llama: Any) -> None:
     llama("Hi", max_tokens=1)
-    run = _llama_cpp._runs[llama]
+    run = _llama_cpp._runs[id(llama)]
     assert run._llama() is llama
     assert not any(value is llama for value in vars(run).values())
 

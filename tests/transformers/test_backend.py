@@ -331,6 +331,38 @@ def test_defaults_of_model_do_not_change_beams_or_penalty(
         assert "".join(engine.stream("Hello", max_tokens=12, **GREEDY)) == expected[0]
 
 
+@with_and_without_plugin
+@pytest.mark.parametrize("as_text", [True, False])
+def test_text_ends_before_stop_strings_of_model(
+    recorded: Recorder, active: bool, backend: TransformersBackend, as_text: bool
+) -> None:
+    whole = backend.generate("Hello", max_tokens=12, **GREEDY)
+    stop = whole[4:6]
+    backend.model.generation_config.stop_strings = stop if as_text else ["none", stop]
+    recorded.clear_spans()
+    expected = whole[: whole.index(stop)]
+    assert backend.generate("Hello", max_tokens=12, **GREEDY) == expected
+    assert only(recorded).attributes["gen_ai.response.finish_reasons"] == ("stop",)
+    # Those of a call are added.
+    assert backend.generate("Hello", 12, stop_sequences=["\0"], **GREEDY) == expected
+    assert backend.generate_many(["Hello"], max_tokens=12, **GREEDY) == [expected]
+    assert "".join(backend.stream("Hello", max_tokens=12, **GREEDY)) == expected
+
+
+def test_text_ends_before_stop_string_of_model_that_is_a_special_token(
+    recorded: Recorder, backend: TransformersBackend
+) -> None:
+    whole = backend.generate("Hello", max_tokens=12, **GREEDY)
+    (token,) = set(tokenizer()(whole)["input_ids"][4:5])
+    word = tokenizer().convert_ids_to_tokens(token)
+    backend.tokenizer.add_special_tokens({"additional_special_tokens": [word]})
+    backend.model.generation_config.stop_strings = [word]
+    recorded.clear_spans()
+    text = backend.generate("Hello", max_tokens=12, **GREEDY)
+    assert whole.startswith(text)
+    assert only(recorded).attributes["gen_ai.usage.output_tokens"] == whole.index(word) + 1
+
+
 def test_calls_leave_the_tokenizer_unchanged_for_other_threads(
     recorded: Recorder, backend: TransformersBackend
 ) -> None:

@@ -223,7 +223,7 @@ def why(  # noqa: PLR0917 - typer turns the parameters into options
         typer.Option(
             metavar="PART>LIMIT",
             help="Exit with 1 if a part takes more than a share of the time, or more ms or s in "
-            "all: prefill_again>5%, prefill_again:evicted>2s.",
+            "all, or no call was recorded: prefill_again>5%, prefill_again:evicted>2s.",
         ),
     ] = None,
 ) -> None:

@@ -89,7 +89,7 @@ class BenchOptions:
         typer.Option(help="Condition that may differ between the results, such as server.build."),
     ] = None
     min_effect: Annotated[
-        float, typer.Option(min=0.0, help="Smallest relevant slowdown as a fraction (0.05 = 5%).")
+        float, typer.Option(help="Smallest relevant slowdown as a fraction (0.05 = 5%).")
     ] = 0.05
     output: Annotated[
         list[Path] | None,

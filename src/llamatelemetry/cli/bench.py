@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 from llamatelemetry._html_page import check_installed
 from llamatelemetry._optional import MissingPackageError, required_by
 from llamatelemetry._terminal import printable
-from llamatelemetry.bench.analysis.comparison import FingerprintMismatchError
+from llamatelemetry.bench.analysis.comparison import FingerprintMismatchError, check_min_effect
 from llamatelemetry.bench.analysis.metrics import parse_slo
 from llamatelemetry.bench.analysis.statistics import require_intervals
 from llamatelemetry.bench.load.prompts import load_prompts, synthetic_prompts
@@ -78,6 +78,8 @@ def _run(options: BenchOptions) -> int:
     with _usage_error():
         baseline = None if options.compare is None else BenchmarkResults.load(options.compare)
     _check_outputs(options.files, is_sweep=options.sweep is not None)
+    with _usage_error("--min-effect: "):
+        check_min_effect(options.min_effect)
     with _usage_error("--slo: "):
         parse_slo(options.slo)
     _rate(options.rate)

@@ -127,8 +127,8 @@ def run_why(
     """Print the explanation of recorded calls.
 
     Returns:
-        The exit status: 0; 1 if a limit of `fail_on` is exceeded or nothing can be read; 2 if
-        `call` names no call.
+        The exit status: 0; 1 if a limit of `fail_on` is exceeded, or there is no call to check it
+        on, or nothing can be read; 2 if `call` names no call.
     """
     limits = [_parsed("--fail-on", _Limit.parse, text) for text in fail_on]
     start_ns = None if since is None else _parsed("--since", _since_ns, since)
@@ -140,6 +140,7 @@ def run_why(
     if start_ns is not None:
         later = [c for c in explanation.calls if c.start_ns >= start_ns]
         explanation = replace(explanation, calls=later, application_ms=application_ms(later))
+    is_empty = not explanation.calls  # Unlike this, no slow call is a result.
     if least is not None:
         explanation = _only(explanation, least.select(explanation.calls))
     if call is not None:
@@ -155,6 +156,8 @@ def run_why(
     else:
         text = as_text(explanation)
     typer.echo(text if as_json else printable(text, lines=True))
+    if limits and is_empty:
+        return _error("--fail-on: no call was recorded, so no limit could be checked", 1)
     exceeded = [limit for limit in limits if limit.is_exceeded(explanation)]
     for limit in exceeded:
         _error(f"{limit.text}: {limit.measured(explanation)}", 1)

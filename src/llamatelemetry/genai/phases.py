@@ -48,7 +48,8 @@ def measure_phases(
             so that no queue can be derived from the remainder.
         first_token_s: Seconds from sending the last attempt to the first token, on a stream.
             Without headers, its remainder is closer to the queue than that of the whole call,
-            which includes the application's own time between chunks.
+            which includes the application's own time between chunks. It is not if the engine held
+            the first token back, as it does for tool calls and JSON. So the smaller one counts.
         has_queue: Whether the engine can make a request wait. An in-process engine with a
             single caller cannot.
     """
@@ -64,7 +65,9 @@ def measure_phases(
             queue_s, source = headers_s, "header"
         elif choice_count == 1:
             # The clocks differ by microseconds: a negative remainder means no queue.
-            until_s = attempt_s - decode_s if first_token_s is None else first_token_s
+            until_s = attempt_s - decode_s
+            if first_token_s is not None:
+                until_s = min(until_s, first_token_s)
             queue_s, source = max(0.0, until_s - prefill_s), "remainder"
     first_s = _seconds(timings.first_token_ms)
     adjoin = timings.has_exact_bounds

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _INSTALL: Final = "pip install 'llamatelemetry-core[graphistry]'"
 _MAX_MESSAGE: Final = 200
+_LONGEST_S: Final = 2_000_000  # `poll` takes milliseconds as a C int.
 
 
 class NotUploadedError(Exception):
@@ -50,7 +51,7 @@ def _run_child(text: str, server: str, timeout_s: float) -> dict[str, str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
-            timeout=timeout_s,
+            timeout=min(timeout_s, _LONGEST_S),
             check=False,
             # Under opentelemetry-instrument the child would be instrumented as well.
             env={**os.environ, "OTEL_SDK_DISABLED": "true"},

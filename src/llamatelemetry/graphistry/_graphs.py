@@ -197,8 +197,8 @@ def _address(url: str | None) -> str | None:
     """Return host and port only. Other parts of a URL may contain a password or a key."""
     if not url:
         return None
-    parts = urlsplit(url if "//" in url else f"//{url}")
     try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
         port = parts.port
     except ValueError as error:
         raise ValueError(f"server_url must be a URL, got an invalid one: {error}") from None

@@ -130,7 +130,7 @@ class GraphistryViz:
             URL of the uploaded graph, or path of the page.
 
         Raises:
-            ValueError: `tensor_split` does not match the GPUs.
+            ValueError: `tensor_split` does not match the GPUs, or `server_url` is invalid.
             OSError: The page cannot be written.
         """
         return self._show(

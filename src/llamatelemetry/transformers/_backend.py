@@ -37,7 +37,8 @@ class TransformersBackend:
         model_name_or_path: Name on the Hub, directory, or GGUF file.
         device: `"cpu"`, `"cuda"` or `"cuda:1"`; a GPU by default if there is one.
         dtype: `"float16"`, `"bfloat16"`, `"auto"` or a `torch.dtype`; the library's default if `None`.
-        stop_sequences: Texts before which a generated text ends, unless a call sets its own.
+        stop_sequences: Texts before which a generated text ends, unless a call sets its own. The
+            `stop_strings` of the model's generation settings always end it.
         repetition_penalty: Values over 1 make repeated tokens less likely, unless a call sets its own.
         trust_remote_code: Whether to run code that comes with the model.
 

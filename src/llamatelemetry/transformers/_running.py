@@ -66,6 +66,8 @@ class Sampling(NamedTuple):
             "num_beams": 1,
             "num_return_sequences": 1,
             "repetition_penalty": self.repetition_penalty,
+            # `GenerationRun` ends texts at them. The library would need the tokenizer.
+            "stop_strings": None,
         }
         if self.temperature > 0:
             arguments["temperature"] = self.temperature
@@ -129,11 +131,12 @@ class GenerationRun:
         self._inputs = {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
         self._sampling = sampling
         self._on_chunk = on_chunk
-        self._end_tokens = _end_tokens_of(loaded)
+        model_stops = _stop_strings_of(loaded)
+        self._end_tokens = _end_tokens_of(loaded, model_stops)
         self.input_tokens: list[int] = [int(n) for n in inputs["attention_mask"].sum(-1).tolist()]
+        stops = (*sampling.stop_sequences, *model_stops)
         self.outputs = [
-            GeneratedText(IncrementalDecoder(loaded.tokenizer, sampling.stop_sequences))
-            for _ in self.input_tokens
+            GeneratedText(IncrementalDecoder(loaded.tokenizer, stops)) for _ in self.input_tokens
         ]
         self.steps = GenerationSteps(perf_counter_ns())
         # Not empty if the run is canceled. A list, because `__del__` can append without a lock.
@@ -170,9 +173,18 @@ class GenerationRun:
             self._on_chunk(chunk)
 
 
-def _end_tokens_of(loaded: LoadedModel) -> frozenset[int]:
+def _stop_strings_of(loaded: LoadedModel) -> Sequence[str]:
+    """Return the stop strings of the model's generation settings."""
+    known = loaded.model.generation_config.stop_strings
+    return [known] if isinstance(known, str) else known or ()
+
+
+def _end_tokens_of(loaded: LoadedModel, stop_strings: Sequence[str]) -> frozenset[int]:
     known = loaded.model.generation_config.eos_token_id
     tokens = (loaded.tokenizer.eos_token_id, *(as_list(known) or (known,)))
+    # A stop string can be a special token, which the text does not contain.
+    added: Mapping[str, int] = loaded.tokenizer.get_added_vocab()
+    tokens += tuple(added.get(stop) for stop in stop_strings)
     return frozenset(token for token in tokens if token is not None)
 
 

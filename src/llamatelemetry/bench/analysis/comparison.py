@@ -143,8 +143,7 @@ def compare(
 ) -> Comparison:
     """Compare a candidate with a baseline, as documented at `BenchmarkResults.compare`."""
     require_intervals()
-    if not 0 <= min_effect < math.inf:
-        raise ValueError(f"min_effect must be a fraction such as 0.05, got {min_effect!r}")
+    check_min_effect(min_effect)
     from llamatelemetry.bench.analysis.significance import Sensitivity, holm, success_p_value
 
     names = sorted({*baseline.fingerprint, *candidate.fingerprint})
@@ -173,6 +172,12 @@ def compare(
         success=(good[0] / counts[0], good[1] / counts[1]),
         success_p=success_p_value(good, counts),
     )
+
+
+def check_min_effect(value: float) -> None:
+    """Raise `ValueError` unless the value is a fraction of 0 or more."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"min_effect must be a fraction such as 0.05, got {value!r}")
 
 
 def _compare_metric(
