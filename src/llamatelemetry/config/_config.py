@@ -267,7 +267,8 @@ class LlamaTelemetryConfig:
         "PROPAGATE_HOSTS",
         default=(),
         default_text="all hosts",
-        doc="Hosts that `traceparent` is sent to, exact or with `*`",
+        doc="Hosts that `traceparent` is sent to, exact or with `*`. The HTTP library keeps the "
+        "header if such a host redirects the request",
     )
     response_headers: Sequence[str] = option(
         TEXTS,
