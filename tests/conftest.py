@@ -7,6 +7,9 @@ import gc
 import importlib.util
 import locale
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -87,3 +90,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delete variables that an earlier test or fixture has left."""
     for name in _settings_in_environment():
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """Return a path for a Unix socket. It is short: macOS allows 103 characters."""
+    with tempfile.TemporaryDirectory(prefix="llm-", dir="/tmp") as folder:
+        yield Path(folder, "llm.sock")

@@ -60,9 +60,9 @@ def test_redirect_to_another_server_is_one_call(instrumented: Recorder) -> None:
 
 
 def test_call_over_unix_socket_is_one_call_to_that_socket(
-    instrumented: Recorder, tmp_path: Path
+    instrumented: Recorder, socket_path: Path
 ) -> None:
-    path = str(tmp_path / "llm.sock")
+    path = str(socket_path)
 
     async def reply(_: web.Request) -> web.Response:
         return web.json_response(json.loads(CHAT), headers={"Server": "llama.cpp"})

@@ -450,13 +450,12 @@ def serving_on(path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("is_mounted", [False, True], ids=["transport", "mount"])
 def test_unix_socket_is_recorded_as_server_address(
-    instrumented: Recorder, tmp_path: Path, is_mounted: bool
+    instrumented: Recorder, socket_path: Path, is_mounted: bool
 ) -> None:
-    path = tmp_path / "llm.sock"
-    transport = payloads.http.HTTPTransport(uds=str(path))
+    transport = payloads.http.HTTPTransport(uds=str(socket_path))
     options = {"mounts": {"http://": transport}} if is_mounted else {"transport": transport}
     with (
-        serving_on(path),
+        serving_on(socket_path),
         openai.OpenAI(
             base_url="http://localhost/v1",
             api_key="sk-secret",
@@ -465,7 +464,7 @@ def test_unix_socket_is_recorded_as_server_address(
     ):
         client.chat.completions.create(model="smol", messages=payloads.MESSAGES)
     assert dict(instrumented.call().attributes or {}) == {
-        name: str(path) if name == "server.address" else value
+        name: str(socket_path) if name == "server.address" else value
         for name, value in CHAT.items()
         if name != "server.port"
     } | {
