@@ -36,6 +36,8 @@ _SETTINGS = (
     *("SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     # Terminal size, because tests compare the output of child processes.
     *("COLUMNS", "LINES"),
+    # Buffering: the output of children is buffered, as it usually is.
+    "PYTHONUNBUFFERED",
     # Encoding and warnings: children write UTF-8, which is Python's default in the locale "C", and
     # no warnings, which would be in the compared output.
     *("LC_", "LANG", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONWARNINGS"),

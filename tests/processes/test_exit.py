@@ -138,7 +138,7 @@ def test_slow_receiver_gets_everything():
     assert "count" in received.metrics()
 
 
-UNREAD = """
+RECORDED = """
 import llamatelemetry
 from opentelemetry import _logs, metrics, trace
 
@@ -146,26 +146,51 @@ llamatelemetry.init("exits")
 trace.get_tracer("test").start_span("span").end()
 metrics.get_meter("test").create_counter("count").add(1)
 _logs.get_logger("test").emit(body="record")
-assert not llamatelemetry.flush()
+flushed = llamatelemetry.flush()
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="writing to it is another error there")
-@pytest.mark.parametrize("end", ["ended reader", "closed output"])
-@pytest.mark.parametrize("exporter", ["console", "console-json"])
-def test_console_exporters_are_quiet_when_nobody_reads_their_output(exporter, end):
-    # As with `program | head`, and with `program >&-`.
+def run_unread(program: str, exporter: str, end: str, unbuffered: str) -> tuple[int, bytes]:
+    """Run a program as in `program | head`, or `program >&-`. Return its status and errors."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-c", UNREAD]
+    command = [sys.executable, "-c", program]
     if end == "closed output":
         command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     with os.fdopen(writing, "wb") as output:
         done = subprocess.run(
             command,
-            env={**os.environ, "LLAMATELEMETRY_EXPORTER": exporter},
+            env={
+                **os.environ,
+                "LLAMATELEMETRY_EXPORTER": exporter,
+                "PYTHONUNBUFFERED": unbuffered,
+            },
             stdout=output,
             stderr=subprocess.PIPE,
             timeout=100,
         )
-    assert (done.returncode, done.stderr) == (0, b"")
+    return done.returncode, done.stderr
+
+
+no_pipe_error = pytest.mark.skipif(
+    sys.platform == "win32", reason="writing to it is another error there"
+)
+
+
+@no_pipe_error
+@pytest.mark.parametrize("end", ["ended reader", "closed output"])
+@pytest.mark.parametrize("exporter", ["console", "console-json"])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_console_exporters_are_quiet_when_nobody_reads_their_output(exporter, end, unbuffered):
+    assert run_unread(f"{RECORDED}assert not flushed", exporter, end, unbuffered) == (0, b"")
+
+
+@no_pipe_error
+def test_program_whose_own_output_is_unread_fails_as_without_console_exporter():
+    seen = [
+        run_unread(f"print('of the application')\n{RECORDED}", exporter, "ended reader", "")
+        for exporter in ("console", "none")
+    ]
+    assert seen[0] == seen[1]
+    assert seen[0][0] == 120
+    assert b"BrokenPipeError" in seen[0][1]

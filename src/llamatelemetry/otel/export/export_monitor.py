@@ -20,6 +20,7 @@ from llamatelemetry.otel._sdk_private import exporters_of, http_session_of
 from llamatelemetry.otel.export.encoding_repair import with_repair
 from llamatelemetry.otel.export.exit_limits import ExitLimits
 from llamatelemetry.otel.export.http_sessions import follow_forks
+from llamatelemetry.otel.export.unread_output import discard_buffer
 
 _logger = logging.getLogger("llamatelemetry.otel")
 # OTLP/HTTP: https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes
@@ -170,7 +171,11 @@ class _MonitoredExporter:
                 # The parent sends this itself. Here it would have the identity of both processes.
                 return None
             succeeded, lost = False, _count(args)
+            out, is_exporting = getattr(self.exporter, "out", None), False
             try:
+                if out is not None:
+                    out.flush()  # Then the rest after an error is not of the application.
+                is_exporting = True
                 result = export(*args, **kwargs)
                 # Each signal has an enum of its own, with this member name in common. An exporter
                 # that returns nothing has not reported a failure.
@@ -180,6 +185,8 @@ class _MonitoredExporter:
                 if not self._has_no_reader(error):
                     raise
                 lost = 0
+                if is_exporting:
+                    discard_buffer(out)
                 return None
             finally:
                 self.is_retrying = False
