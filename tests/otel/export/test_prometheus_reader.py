@@ -21,6 +21,7 @@ from opentelemetry import metrics
 
 import llamatelemetry
 from llamatelemetry.otel.export.prometheus_reader import PORTS
+from tests.support.ports import neighboring_ports
 
 PORT = "OTEL_EXPORTER_PROMETHEUS_PORT"
 HOST = "OTEL_EXPORTER_PROMETHEUS_HOST"
@@ -39,10 +40,8 @@ def samples(text: str) -> Counter[str]:
 
 @pytest.fixture
 def port(monkeypatch) -> Iterator[int]:
-    """Return a port that was free, as the configured one."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        free = probe.getsockname()[1]
+    """Return the configured port, which is free, as is the next one."""
+    free = neighboring_ports(2)
     monkeypatch.setenv(PORT, str(free))
     monkeypatch.setenv(HOST, "localhost")
     yield free
@@ -177,10 +176,12 @@ to_child, from_parent = os.pipe()
 to_parent, from_child = os.pipe()
 pid = os.fork()
 if pid == 0:
+    os.close(from_parent)  # Otherwise it would wait for a parent that has failed.
     counter.add(5)
     os.write(from_child, b"ready")
     os.read(to_child, 10)
     os._exit(0)
+os.close(from_child)
 os.read(to_parent, 10)
 for port in map(int, sys.argv[1:]):
     with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=30) as answer:
