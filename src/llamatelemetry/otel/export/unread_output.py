@@ -1,4 +1,4 @@
-"""The buffer of an output whose reader has ended, as in `program | head`."""
+"""The buffer of an output after the end of its reader, as in `program | head`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def discard_buffer(out: Any) -> None:
     Otherwise the interpreter tries to write it at exit, prints an error, and exits with 120. A
     buffer can be emptied only by writing it, so the descriptor is the null device meanwhile.
     """
-    with suppress(OSError, ValueError, AttributeError):  # It is no file, or closed.
+    with suppress(OSError, ValueError, AttributeError):  # It is closed, or not a file.
         descriptor = out.fileno()
         is_inherited = os.get_inheritable(descriptor)
         pipe = os.dup(descriptor)
