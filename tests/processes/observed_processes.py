@@ -77,8 +77,9 @@ class Seen:
         """Check that the calls of each process arrived once, under its own identity."""
         assert self.malformed == []
         expected = {pid: CALLS * times for pid, times in made.items()}
-        assert {pid: n for pid, n in self.spans.items() if n} == expected
-        assert self.calls == expected
+        spans = {pid: n for pid, n in self.spans.items() if n}
+        assert spans == expected, (spans, expected)
+        assert self.calls == expected, (self.calls, expected)
         assert len(set(self.span_ids)) == len(self.span_ids)
         pids, instances = zip(*self.identities, strict=True)
         assert len(set(pids)) == len(set(instances)) == len(self.identities)
