@@ -242,7 +242,9 @@ class _CreateWrapper:
             running = _runs.get(id(llama))
             if running is not None and running.is_in_call and not running.call.ended:
                 return None  # A chat calls `create_completion`.
-            body = {**dict(zip(signature(wrapped).parameters, args, strict=False)), **kwargs}
+            body = kwargs
+            if args:
+                body = dict(zip(signature(wrapped).parameters, args, strict=False), **kwargs)
             request = _parse_request(self._route, body, llama)
             call = self._instrumentor.instrumenter.start(request, SpanKind.INTERNAL)
             if call is None:
